@@ -1,0 +1,80 @@
+"""Checkpoints that are either whole or absent: written aside, sealed with hashes, renamed into place."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from inverse_alignment.core.artifact import list_files, sha256_file
+
+SEAL = "seal.json"
+KEEP = 2
+
+
+def fsync_tree(folder: Path) -> None:
+    """Force the files of a folder, and the folder's own entries, to disk."""
+    for name in list_files(folder):
+        with (folder / name).open("rb") as file:
+            os.fsync(file.fileno())
+    fsync_folder(folder)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Force the entries of a folder (a rename into it) to disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest that makes a folder a valid checkpoint: every file with its sha256."""
+    files = {name: sha256_file(folder / name) for name in list_files(folder) if name != SEAL}
+    fsync_tree(folder)
+    temporary = folder / f"{SEAL}.tmp"
+    temporary.write_text(json.dumps(files, sort_keys=True))
+    temporary.rename(folder / SEAL)
+    fsync_folder(folder)
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether a folder is a whole checkpoint: its manifest is there and every hash agrees."""
+    manifest = folder / SEAL
+    if not manifest.exists():
+        return False
+    files: dict[str, str] = json.loads(manifest.read_text())
+    return all((folder / name).is_file() and sha256_file(folder / name) == sha for name, sha in files.items())
+
+
+def save(root: Path, step: int, write: Callable[[Path], None]) -> Path:
+    """Write a checkpoint for `step` below `root`; older ones than the newest two are removed after it is whole."""
+    target, temporary = root / f"checkpoint-{step}", root / f".checkpoint-{step}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    write(temporary)
+    seal(temporary)
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)
+    fsync_folder(root)
+    for old in steps(root)[:-KEEP]:
+        shutil.rmtree(root / f"checkpoint-{old}")
+    return target
+
+
+def steps(root: Path) -> list[int]:
+    """Steps that have a checkpoint folder below `root`, whole or not, ascending."""
+    found = (path.name.removeprefix("checkpoint-") for path in root.glob("checkpoint-*"))
+    return sorted(int(text) for text in found if text.isdigit())
+
+
+def newest(root: Path) -> Path | None:
+    """The newest whole checkpoint below `root`, or None. A damaged one is passed over for the one before it."""
+    for step in reversed(steps(root)):
+        folder = root / f"checkpoint-{step}"
+        if is_sealed(folder):
+            return folder
+    return None

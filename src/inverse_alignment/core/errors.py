@@ -1,0 +1,34 @@
+"""The one error a user may meet: what is wrong, where, and how to fix it."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """Bad input or an impossible request, refused before expensive work.
+
+    The command line prints it as three short lines and exits with code 2; no traceback.
+
+    Args:
+        what: what is wrong, one sentence without a full stop.
+        where: the file, row, field or configuration key it was found at.
+        fix: what the person can do about it.
+    """
+
+    def __init__(self, what: str, *, where: str, fix: str) -> None:
+        self.what, self.where, self.fix = what, where, fix
+        super().__init__(f"{what}\n  where: {where}\n  fix:   {fix}")
+
+    def __reduce__(self) -> tuple[object, ...]:  # keyword-only arguments survive a process boundary
+        return _rebuild, (self.what, self.where, self.fix)
+
+
+def _rebuild(what: str, where: str, fix: str) -> UserError:
+    return UserError(what, where=where, fix=fix)
+
+
+def nearest(name: str, valid: list[str]) -> str:
+    """A "did you mean" phrase for a misspelt name: the closest valid one, or the list of them."""
+    close = get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"valid names: {', '.join(sorted(valid))}"

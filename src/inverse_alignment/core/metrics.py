@@ -1,0 +1,62 @@
+"""Metrics are returned and reported; nobody inside `src` calls a tracker."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+Listener = Callable[[int, int, str, Mapping[str, float]], None]
+
+
+class Report(Protocol):
+    """Where a running stage says how far it is and what it measured."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record named values at a step. Values must not depend on time or place."""
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        """Say that `done` of `total` units of work are finished."""
+
+
+def ignore(done: int, total: int, unit: str, values: Mapping[str, float]) -> None:
+    """A listener that does not listen."""
+
+
+@dataclass
+class FileReport:
+    """Appends one JSON object a line to `path` and passes progress, with the newest values, to a listener."""
+
+    path: Path
+    listener: Listener = ignore
+
+    def __post_init__(self) -> None:
+        self._newest: dict[str, float] = {}
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """See `Report.log`. A value that is not finite is written as null."""
+        row = {name: (value if math.isfinite(value) else None) for name, value in values.items()}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **row}, sort_keys=True) + "\n")
+        self._newest = dict(values)
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        """See `Report.progress`."""
+        self.listener(done, total, unit, self._newest)
+
+
+def truncate_metrics(path: Path, step: int) -> None:
+    """Drop the rows after `step`: a resumed stage writes them again."""
+    if path.exists():
+        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= step]
+        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def read_metrics(path: Path) -> list[dict[str, float | None]]:
+    """The rows of a metrics file, oldest first; empty if a stage reported nothing."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

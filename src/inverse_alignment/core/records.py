@@ -1,0 +1,158 @@
+"""Text records: what a preference set, a prompt list or a rollout file holds, one JSON object a line.
+
+A record is frozen and refuses unknown fields. Every comparison says where it came from (`Provenance`), because
+without it nobody can ask which source policies a selector picked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from inverse_alignment.core.errors import UserError
+
+Role = Literal["system", "user", "assistant"]
+Split = Literal["train", "validation", "gate", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "gate", "test")
+
+
+class Record(BaseModel):
+    """Base of everything written one JSON object a line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Message(Record):
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+class Prompt(Record):
+    """A conversation that ends in a user turn, waiting for an answer."""
+
+    messages: tuple[Message, ...] = Field(min_length=1)
+
+    @staticmethod
+    def from_text(text: str) -> Prompt:
+        """A single-turn prompt."""
+        return Prompt(messages=(Message(role="user", content=text),))
+
+    @property
+    def id(self) -> str:
+        """Grouping key for splits: 16 hex digits of the first user turn, case and punctuation ignored.
+
+        Two conversations that open alike share it, so that neither can sit in train while the other is in test.
+        """
+        first = next((m.content for m in self.messages if m.role == "user"), self.messages[0].content)
+        words = " ".join(re.findall(r"\w+", first.lower()))
+        return hashlib.sha256(words.encode()).hexdigest()[:16]
+
+    @property
+    def key(self) -> str:
+        """Identity of the whole conversation: 16 hex digits over every role and turn, to the letter."""
+        turns = "\x1e".join(f"{m.role}\x1f{m.content}" for m in self.messages)
+        return hashlib.sha256(turns.encode()).hexdigest()[:16]
+
+    def as_chat(self) -> list[dict[str, str]]:
+        """The messages as the list of dicts that chat templates take."""
+        return [{"role": m.role, "content": m.content} for m in self.messages]
+
+    def text(self) -> str:
+        """Plain text for people and encoders; several turns are prefixed by their role."""
+        if len(self.messages) == 1:
+            return self.messages[0].content
+        return "\n\n".join(f"{m.role}: {m.content}" for m in self.messages)
+
+
+class Provenance(Record):
+    """Where a comparison came from. Sources are the *policies that wrote* the two answers."""
+
+    dataset: str
+    source_chosen: str = "unnamed"
+    source_rejected: str = "unnamed"
+    annotator: str = "unnamed"
+    split: Split | None = None
+    licence: str = "unknown"
+    original_id: str
+
+
+class Comparison(Record):
+    """One labelled preference: `chosen` was preferred to `rejected` as the answer to `prompt`."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    margin: float | None = Field(default=None, description="strength of the preference in (0, 1], if the source has one")
+    weight: float = Field(default=1.0, gt=0, description="weight of the pair in a loss")
+    provenance: Provenance
+
+    @property
+    def id(self) -> str:
+        """Unique name of the pair inside an aggregated set."""
+        return f"{self.provenance.dataset}/{self.provenance.original_id}"
+
+
+class Rollout(Record):
+    """One answer sampled from a frozen policy, with what the sampler knew about it."""
+
+    prompt: Prompt
+    response: str
+    sample: int = Field(ge=0, description="index among the samples of this prompt")
+    log_prob: float = Field(description="sum over response tokens of log pi(y_t | x, y_<t), nats")
+    ref_log_prob: float = Field(description="the same under the frozen SFT policy, nats")
+    kl_estimate: float = Field(description="k3 estimate of KL(pi || SFT) summed over the response, nats")
+    tokens: int = Field(ge=0, description="response length in policy tokens, end token included")
+    ended: bool = Field(description="whether the policy ended the answer itself")
+
+
+class Judgement(Record):
+    """An unpaired label: whether `response` is a good answer to `prompt`."""
+
+    prompt: Prompt
+    response: str
+    label: bool
+
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def write_jsonl(path: Path, records: Iterable[BaseModel]) -> int:
+    """Write records one JSON object a line; returns how many."""
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(record.model_dump_json() + "\n")
+            count += 1
+    return count
+
+
+def iter_jsonl(path: Path, kind: type[R]) -> Iterator[R]:
+    """Read records of one kind, refusing a bad line by its number.
+
+    Raises:
+        UserError: a line is not a valid record of `kind`.
+    """
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield kind.model_validate_json(line)
+            except ValidationError as error:
+                first = error.errors()[0]
+                field = ".".join(str(part) for part in first["loc"]) or "line"
+                raise UserError(
+                    f"not a valid {kind.__name__}: {first['msg']}",
+                    where=f"{path}, line {number}, field '{field}'",
+                    fix="restore the file, or delete its artifact folder so that it is built again",
+                ) from error
+
+
+def read_jsonl(path: Path, kind: type[R]) -> list[R]:
+    """All records of a file; see `iter_jsonl`."""
+    return list(iter_jsonl(path, kind))

@@ -1,0 +1,45 @@
+"""Generalised advantage estimation over padded batches."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Advantages(NamedTuple):
+    """Advantages and the value targets that belong to them, both of shape (b, t), zero where the mask is False."""
+
+    advantages: Tensor
+    returns: Tensor
+
+
+def generalised_advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Advantages:
+    """GAE of token-level rewards.
+
+    `δ_t = r_t + γ V_{t+1} - V_t`, `A_t = δ_t + γλ A_{t+1}`, `R_t = A_t + V_t`, where the step after the last position
+    that counts has value and advantage zero (the episode ends there).
+
+    Special cases: λ = 0 gives the TD residual; λ = 1 gives `Σ γ^k r_{t+k} - V_t`.
+    Source: Schulman et al. 2015, arXiv 1506.02438, eq. 11-16.
+
+    Args:
+        rewards: (b, t), reward received for the action at t.
+        values: (b, t), value of the state in which the action at t was taken.
+        mask: (b, t) bool, True at response positions; must be one run of True per row.
+        gamma: discount in [0, 1].
+        lam: λ in [0, 1].
+    """
+    advantages = torch.zeros_like(rewards)
+    next_advantage = torch.zeros_like(rewards[:, 0])
+    next_value = torch.zeros_like(next_advantage)
+    for t in reversed(range(rewards.shape[1])):
+        counts = mask[:, t]
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        zero = torch.zeros_like(next_advantage)
+        next_advantage = torch.where(counts, delta + gamma * lam * next_advantage, zero)
+        next_value = torch.where(counts, values[:, t], zero)
+        advantages[:, t] = next_advantage
+    returns = torch.where(mask, advantages + values, torch.zeros_like(values))
+    return Advantages(advantages, returns)
