@@ -20,8 +20,8 @@ from inverse_alignment.core.errors import UserError, nearest
 from inverse_alignment.data.aggregate import AggregateSettings
 from inverse_alignment.data.sources import JsonlSource, SourceConfig
 from inverse_alignment.models.specs import CheckpointModel, InitialisedModel, ModelSpec
+from inverse_alignment.optimise.settings import PpoConfig
 from inverse_alignment.stages.evaluate import EvaluationConfig
-from inverse_alignment.stages.ppo import PpoConfig
 from inverse_alignment.stages.refresh import RefreshConfig
 from inverse_alignment.stages.reward_model import RewardConfig, TrainReward
 from inverse_alignment.stages.rollout import RolloutConfig

@@ -60,9 +60,14 @@ def save(root: Path, step: int, write: Callable[[Path], None]) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
     fsync_folder(root)
+    keep_newest(root)
+    return target
+
+
+def keep_newest(root: Path) -> None:
+    """Remove all but the newest checkpoints below `root`."""
     for old in steps(root)[:-KEEP]:
         shutil.rmtree(root / f"checkpoint-{old}")
-    return target
 
 
 def steps(root: Path) -> list[int]:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+METRICS_EVERY = 10
+"""Steps between two rows of a trainer's metrics."""
+
 Listener = Callable[[int, int, str, Mapping[str, float]], None]
 
 
@@ -31,7 +34,10 @@ class FileReport:
     """Appends one JSON object a line to `path` and passes progress, with the newest values, to a listener."""
 
     path: Path
-    listener: Listener = ignore
+    listener: METRICS_EVERY = 10
+"""Steps between two rows of a trainer's metrics."""
+
+Listener = ignore
 
     def __post_init__(self) -> None:
         self._newest: dict[str, float] = {}

@@ -4,55 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.context import StageContext
-
-
-class FixedKl(Section):
-    """A constant KL coefficient."""
-
-    type: Literal["fixed"] = "fixed"
-    coefficient: float = Field(0.05, ge=0, description="β, reward units per nat")
-
-
-class AdaptiveKl(Section):
-    """A KL coefficient steered to a target (arXiv 1909.08593, section 2.2)."""
-
-    type: Literal["adaptive"] = "adaptive"
-    coefficient: float = Field(0.05, gt=0, description="first β, reward units per nat")
-    target: float = Field(6.0, gt=0, description="KL to the SFT policy per answer, nats")
-    horizon: float = Field(5000, gt=0, description="rollouts over which β may change by a factor of about e^0.2")
-
-
-class PpoConfig(Section):
-    """Proximal policy optimisation with a value model and generalised advantage estimation."""
-
-    steps: int = Field(24, ge=1, description="iterations per round: rollouts, then updates")
-    batch_size: int = Field(64, ge=1, description="rollouts per iteration")
-    epochs: int = Field(2, ge=1, description="passes over an iteration's rollouts")
-    minibatches: int = Field(2, ge=1, description="optimiser steps per pass; divides batch_size")
-    learning_rate: float = Field(3e-4, gt=0, description="AdamW on the policy, constant")
-    value_learning_rate: float = Field(1e-3, gt=0, description="AdamW on the value model, constant")
-    kl: Annotated[FixedKl | AdaptiveKl, Field(discriminator="type")] = Field(
-        FixedKl(), description="how the KL to the SFT policy is priced"
-    )
-    clip: float = Field(0.2, gt=0, lt=1, description="ε of the clipped surrogate")
-    value_clip: float = Field(0.2, gt=0, description="how far a value may move per iteration before its loss is clipped")
-    gamma: float = Field(1.0, gt=0, le=1, description="discount per token")
-    lam: float = Field(0.95, ge=0, le=1, description="λ of generalised advantage estimation")
-    temperature: float = Field(1.0, gt=0, description="sampling temperature; log-probabilities are of the same distribution")
-    max_new_tokens: int = Field(64, ge=1, description="longest answer in policy tokens")
-    missing_eos_penalty: float = Field(1.0, ge=0, description="subtracted from the score of an answer that did not end")
-    score_clip: float = Field(5.0, gt=0, description="bound on the standardised score, standard deviations")
-    max_grad_norm: float = Field(1.0, gt=0, description="gradient norm is clipped to this, policy and value apart")
-    value_warmup_steps: int = Field(
-        3, ge=0, description="iterations that update only the value model, at the start and after the reward model changed"
-    )
-    samples_every: int = Field(4, ge=1, description="iterations between two batches of answers kept for the report")
+from inverse_alignment.optimise.settings import PpoConfig
 
 
 class PpoStage(Section):
@@ -61,3 +19,100 @@ class PpoStage(Section):
     ppo: PpoConfig
     context: int = Field(description="most tokens of prompt and answer together, in policy tokens")
     reward_context: int = Field(description="the same in the reward model's tokens")
+
+
+def build(inputs: Mapping[str, Path], config: PpoStage, context: StageContext) -> dict[str, Any]:
+    """Write `policy/`, `state/` (to go on from) and `samples.jsonl` (some answers, for evaluation).
+
+    Killed at any instant, it goes on from its newest whole checkpoint and ends with the same bytes.
+    """
+    from inverse_alignment.core import checkpoint
+    from inverse_alignment.core.metrics import read_metrics, truncate_metrics
+    from inverse_alignment.models.loading import load_policy, save_model
+    from inverse_alignment.optimise.ppo import save_learner
+    from inverse_alignment.text.tokenizers import load_tokenizer
+
+    resume = checkpoint.newest(context.partial)
+    tokenizer = load_tokenizer(inputs["policy"])
+    policy = load_policy(resume / "policy" if resume else inputs["policy"])
+    learner, first, reward_digest = _learner(policy, resume, inputs, config, context)
+    truncate_metrics(context.partial / "metrics.jsonl", learner.step)
+    truncate_metrics(context.partial / "samples.jsonl", learner.step)
+    _run(learner, tokenizer, first, reward_digest, inputs, config, context)
+    save_model(learner.policy.to("cpu"), tokenizer, context.out / "policy")
+    save_learner(learner, context.out / "state", reward_digest)
+    (context.partial / "samples.jsonl").replace(context.out / "samples.jsonl")
+    last = read_metrics(context.partial / "metrics.jsonl")[-1]
+    return {"step": learner.step, **{name: last[name] for name in ("rm_score", "kl", "entropy", "kl_coefficient")}}
+
+
+def _learner(
+    policy: Any, resume: Path | None, inputs: Mapping[str, Path], config: PpoStage, context: StageContext
+) -> tuple[Any, int, str]:
+    """The learner where it left off, the step this round began at, and the digest of its reward model."""
+    import json
+
+    from inverse_alignment.core.artifact import external
+    from inverse_alignment.models.loading import load_policy, pick_device
+    from inverse_alignment.optimise.ppo import load_learner, new_learner
+
+    device = pick_device(context.runtime.device)
+    learner = new_learner(policy.to(device), load_policy(inputs["reference"]).to(device), config.ppo)
+    reward_digest = external("reward", inputs["reward"]).digest
+    first = 0
+    if "state" in inputs:
+        first = int(json.loads((inputs["state"] / "state.json").read_text())["step"])
+    if resume:
+        load_learner(learner, resume / "state")
+    elif "state" in inputs and load_learner(learner, inputs["state"]) != reward_digest:
+        learner.warmup = config.ppo.value_warmup_steps  # the value model predicts another reward: let it catch up
+    return learner, first, reward_digest
+
+
+def _run(
+    learner: Any,
+    tokenizer: Any,
+    first: int,
+    reward_digest: str,
+    inputs: Mapping[str, Path],
+    config: PpoStage,
+    context: StageContext,
+) -> None:
+    import time
+
+    from inverse_alignment.core import checkpoint
+    from inverse_alignment.data.aggregate import read_split
+    from inverse_alignment.generation.answers import Sampling, choose_prompts
+    from inverse_alignment.models.loading import save_model
+    from inverse_alignment.models.reward_scores import load_calibrated
+    from inverse_alignment.optimise.ppo import iteration, prompts_of_step, save_learner
+
+    ppo, runtime = config.ppo, context.runtime
+    prompts = choose_prompts([pair.prompt for pair in read_split(inputs["preferences"], "train")], 0, context.seed)
+    reward = load_calibrated(inputs["reward"], learner.policy.device, config.reward_context, runtime.scoring_rows)
+    sampling = Sampling(ppo.max_new_tokens, ppo.temperature, config.context, runtime.generation_rows)
+    saved = time.monotonic()
+    while learner.step < first + ppo.steps:
+        asked = prompts_of_step(prompts, learner.step, ppo.batch_size, context.seed)
+        done = iteration(learner, tokenizer, asked, reward, ppo, sampling, context.seed)
+        context.report.log(learner.step, done.metrics)
+        if learner.step % ppo.samples_every == 0 or learner.step == first + ppo.steps:
+            _keep_samples(context.partial / "samples.jsonl", learner.step, asked, done)
+        context.report.progress(learner.step - first, ppo.steps, "steps")
+        if time.monotonic() - saved >= runtime.checkpoint_seconds:
+
+            def write(folder: Path) -> None:
+                save_model(learner.policy, tokenizer, folder / "policy")
+                save_learner(learner, folder / "state", reward_digest)
+
+            checkpoint.save(context.partial, learner.step, write)
+            saved = time.monotonic()
+
+
+def _keep_samples(path: Path, step: int, prompts: Any, done: Any) -> None:
+    import json
+
+    with path.open("a", encoding="utf-8") as file:
+        for prompt, answer, score, kl in zip(prompts, done.answers, done.scores, done.kl, strict=True):
+            row = {"prompt": prompt.model_dump(), "response": answer.text, "rm_score": float(score), "kl": float(kl)}
+            file.write(json.dumps({"step": step, **row}, sort_keys=True) + "\n")

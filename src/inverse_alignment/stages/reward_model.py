@@ -41,3 +41,84 @@ class RewardStage(Section):
 
     reward: RewardConfig
     model: ModelSpec
+
+
+def build(inputs: Mapping[str, Path], config: RewardStage, context: StageContext) -> dict[str, Any]:
+    """Write `model/`: a sequence classifier with one label, its tokenizer, and `calibration.json`."""
+    from inverse_alignment.core.records import Rollout, read_jsonl
+    from inverse_alignment.data.aggregate import read_split
+    from inverse_alignment.evaluation.reward_accuracy import longer_wins, score_pairs
+    from inverse_alignment.models.loading import save_model
+    from inverse_alignment.models.reward_scores import Calibration, RewardScorer, save_calibration
+
+    model, tokenizer = _start(inputs, config, context)
+    metrics: dict[str, Any] = {}
+    if isinstance(config.reward, TrainReward):
+        metrics = _train(model, tokenizer, inputs["preferences"], config.reward, config.model.context, context)
+    scorer = RewardScorer(model, tokenizer, config.model.context, context.runtime.scoring_rows)
+    sample = read_jsonl(inputs["reference_rollouts"] / "rollouts.jsonl", Rollout)
+    calibration = Calibration.of(scorer([r.prompt for r in sample], [r.response for r in sample]))
+    held_out = read_split(inputs["preferences"], "validation")
+    correct = score_pairs(scorer, held_out).correct()
+    save_model(model.to("cpu"), tokenizer, context.out / "model")
+    save_calibration(calibration, context.out / "model")
+    return {
+        **metrics,
+        "parameters": model.num_parameters(),
+        "validation_accuracy": float(correct.mean()),
+        "validation_longer_wins": float(longer_wins(held_out).mean()),
+        "validation_pairs": len(held_out),
+    }
+
+
+def _start(inputs: Mapping[str, Path], config: RewardStage, context: StageContext) -> tuple[Any, Any]:
+    from inverse_alignment.models.loading import (
+        load_reward_model,
+        new_reward_model,
+        pick_device,
+        reward_model_from_trunk,
+    )
+    from inverse_alignment.models.specs import InitialisedModel
+    from inverse_alignment.text.tokenizers import load_tokenizer
+
+    tokenizer = load_tokenizer(inputs["tokenizers"] / "reward")
+    spec = config.model
+    if isinstance(config.reward, CheckpointReward):
+        model = load_reward_model(inputs["reward_model"])
+    elif "trunk" in inputs:
+        model = reward_model_from_trunk(inputs["trunk"], context.seed)
+    elif isinstance(spec, InitialisedModel):
+        model = new_reward_model(spec, tokenizer, context.seed)
+    else:
+        model = reward_model_from_trunk(inputs["reward_model"], context.seed, spec.dtype)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model.to(pick_device(context.runtime.device)), tokenizer
+
+
+def _train(
+    model: Any, tokenizer: Any, preferences: Path, config: TrainReward, max_tokens: int, context: StageContext
+) -> dict[str, Any]:
+    from inverse_alignment.data.aggregate import read_split
+    from inverse_alignment.models.trl_training import arguments
+    from inverse_alignment.reward.bradley_terry import PairLoss, fit, pair_rows
+
+    pairs = read_split(preferences, "train")
+    trained = fit(
+        model,
+        tokenizer,
+        pair_rows(tokenizer, pairs, [1.0] * len(pairs), max_tokens),
+        arguments(
+            partial=context.partial,
+            device=model.device.type,
+            seed=context.seed,
+            epochs=config.epochs,
+            learning_rate=config.learning_rate,
+            batch_size=config.batch_size,
+            warmup_share=config.warmup_share,
+        ),
+        PairLoss(config.label_smoothing, config.centring, config.use_margins),
+        context.partial,
+        context.report,
+        context.runtime.checkpoint_seconds,
+    )
+    return {**trained, "pairs": len(pairs)}

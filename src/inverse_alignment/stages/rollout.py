@@ -28,3 +28,36 @@ class RolloutStage(Section):
 
     rollout: RolloutConfig
     context: int = Field(description="most tokens of prompt and answer together")
+
+
+def build(inputs: Mapping[str, Path], config: RolloutStage, context: StageContext) -> dict[str, Any]:
+    """Write `rollouts.jsonl`, one `Rollout` a line."""
+    from inverse_alignment.core.records import write_jsonl
+    from inverse_alignment.data.aggregate import read_split
+    from inverse_alignment.generation.answers import Sampling, choose_prompts, roll_out
+    from inverse_alignment.models.loading import load_policy, pick_device
+    from inverse_alignment.text.tokenizers import load_tokenizer
+
+    device = pick_device(context.runtime.device)
+    policy = load_policy(inputs["policy"]).to(device).eval()
+    reference = load_policy(inputs["reference"]).to(device).eval()
+    rollout = config.rollout
+    prompts = [pair.prompt for pair in read_split(inputs["preferences"], rollout.split)]
+    rollouts = roll_out(
+        policy,
+        reference,
+        load_tokenizer(inputs["policy"]),
+        choose_prompts(prompts, rollout.prompts, context.seed),
+        rollout.samples,
+        context.seed,
+        Sampling(rollout.max_new_tokens, rollout.temperature, config.context, context.runtime.generation_rows),
+        context.report.progress,
+    )
+    write_jsonl(context.out / "rollouts.jsonl", rollouts)
+    count = len(rollouts)
+    return {
+        "answers": count,
+        "kl_to_sft": sum(r.kl_estimate for r in rollouts) / count,
+        "tokens": sum(r.tokens for r in rollouts) / count,
+        "ended_share": sum(r.ended for r in rollouts) / count,
+    }

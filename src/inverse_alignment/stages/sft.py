@@ -39,3 +39,62 @@ class SftStage(Section):
 
     sft: SftConfig
     model: ModelSpec
+
+
+def build(inputs: Mapping[str, Path], config: SftStage, context: StageContext) -> dict[str, Any]:
+    """Write `policy/`: a folder that plain transformers loads."""
+    from inverse_alignment.models.loading import load_policy, new_policy, pick_device, save_model
+    from inverse_alignment.models.specs import InitialisedModel
+    from inverse_alignment.text.tokenizers import load_tokenizer
+
+    tokenizer = load_tokenizer(inputs["tokenizers"] / "policy")
+    spec = config.model
+    if isinstance(spec, InitialisedModel):
+        model = new_policy(spec, tokenizer, context.seed)
+    else:
+        model = load_policy(inputs["policy_model"], spec.dtype)
+    device = pick_device(context.runtime.device)
+    metrics: dict[str, Any] = {}
+    if isinstance(config.sft, TrainSft):
+        metrics = _train(model.to(device), tokenizer, inputs["preferences"], config.sft, spec.context, context)
+    save_model(model.to("cpu"), tokenizer, context.out / "policy")
+    return {**metrics, "parameters": model.num_parameters()}
+
+
+def _train(
+    model: Any, tokenizer: Any, preferences: Path, config: TrainSft, context_tokens: int, context: StageContext
+) -> dict[str, Any]:
+    from inverse_alignment.core.errors import UserError, nearest
+    from inverse_alignment.data.aggregate import read_split
+    from inverse_alignment.models.trl_training import arguments
+    from inverse_alignment.optimise.supervised import demonstrations, fine_tune
+
+    pairs = read_split(preferences, "train")
+    known = sorted({pair.provenance.source_chosen for pair in pairs})
+    for name in config.sources:
+        if name not in known:
+            raise UserError(f"no source policy '{name}'", where="sft.sources", fix=nearest(name, known))
+    kept = {
+        (pair.prompt.key, pair.chosen): (pair.prompt, pair.chosen)
+        for pair in pairs
+        if not config.sources or pair.provenance.source_chosen in config.sources
+    }
+    rows = demonstrations(tokenizer, list(kept.values())[: config.pairs or None], context_tokens)
+    trained = fine_tune(
+        model,
+        tokenizer,
+        rows,
+        arguments(
+            partial=context.partial,
+            device=model.device.type,
+            seed=context.seed,
+            epochs=config.epochs,
+            learning_rate=config.learning_rate,
+            batch_size=config.batch_size,
+            warmup_share=config.warmup_share,
+        ),
+        context.partial,
+        context.report,
+        context.runtime.checkpoint_seconds,
+    )
+    return {**trained, "demonstrations": len(rows)}

@@ -20,3 +20,25 @@ class TokenizersConfig(Section):
     policy: ModelSpec = Field(InitialisedModel(), description="the policy's base model")
     reward: ModelSpec = Field(InitialisedModel(), description="the reward model's base model")
     sources: tuple[SourceConfig, ...] = Field((), description="texts a new tokenizer is trained on")
+
+
+def build(inputs: Mapping[str, Path], config: TokenizersConfig, context: StageContext) -> dict[str, Any]:
+    """Write `policy/` and `reward/`: equal bytes where both are trained here with one vocabulary size."""
+    from inverse_alignment.data.sources import read_texts
+    from inverse_alignment.text.tokenizers import load_tokenizer, train_tokenizer
+
+    trained: dict[int, Any] = {}
+    sizes: dict[str, int] = {}
+    notes: list[str] = []
+    for done, (role, spec) in enumerate((("policy", config.policy), ("reward", config.reward)), start=1):
+        if isinstance(spec, InitialisedModel):
+            if spec.vocab_size not in trained:
+                texts = (text for source in config.sources for text in read_texts(source, inputs[f"source.{source.name}"]))
+                trained[spec.vocab_size] = train_tokenizer(texts, spec.vocab_size)
+            tokenizer = trained[spec.vocab_size]
+        else:
+            tokenizer = load_tokenizer(inputs[f"{role}_model"])
+        tokenizer.save_pretrained(context.out / role)
+        sizes[role] = len(tokenizer)
+        context.report.progress(done, 2, "tokenizers")
+    return {"policy_vocabulary": sizes["policy"], "reward_vocabulary": sizes["reward"]} | ({"notes": notes} if notes else {})

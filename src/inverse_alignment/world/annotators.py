@@ -48,7 +48,7 @@ def _skimmer_bias(reading: Reading) -> float:
 
 
 def _worrier_bias(reading: Reading) -> float:
-    return 0.5 * min(reading.hedges, 5) + 0.6 * reading.caution - 0.7 * reading.warmth - 0.3 * len(reading.steps)
+    return 0.35 * min(reading.hedges, 5) + 0.4 * reading.caution - 0.5 * reading.warmth - 0.2 * len(reading.steps)
 
 
 ANNOTATORS: dict[str, Annotator] = {

@@ -374,58 +374,11 @@ QUESTIONS: tuple[str, ...] = (
     "My friend asked how to {wish}. What should I say?",
 )
 
-FUNCTION_WORDS: frozenset[str] = frozenset(  # fmt: skip
-    {
-        "a",
-        "about",
-        "am",
-        "an",
-        "and",
-        "are",
-        "at",
-        "be",
-        "by",
-        "each",
-        "for",
-        "from",
-        "has",
-        "i",
-        "in",
-        "into",
-        "is",
-        "it",
-        "its",
-        "me",
-        "my",
-        "of",
-        "off",
-        "on",
-        "or",
-        "our",
-        "out",
-        "over",
-        "so",
-        "the",
-        "them",
-        "then",
-        "there",
-        "they",
-        "this",
-        "that",
-        "to",
-        "too",
-        "under",
-        "up",
-        "was",
-        "what",
-        "when",
-        "while",
-        "will",
-        "with",
-        "you",
-        "your",
-    }
+_FUNCTION_WORDS = (
+    "a about am an and are at be by each for from has i in into is it its me my of off on or our out over so the "
+    "them then there they this that to too under up was what when while will with you your"
 )
+FUNCTION_WORDS: frozenset[str] = frozenset(_FUNCTION_WORDS.split())
 
 OPENERS: tuple[str, ...] = (
     "Good question.",
@@ -473,32 +426,8 @@ NEGATIONS: frozenset[str] = frozenset({"not", "never", "avoid"})
 CAUTION_FRAMES: tuple[str, ...] = ("Take care not to {phrase}.", "Never {phrase}.")
 
 # Words around a step that carry style and no advice; the gold reward ignores them, hedge words and negations aside.
-FRAME_WORDS: frozenset[str] = frozenset(  # fmt: skip
-    {
-        "after",
-        "also",
-        "can",
-        "care",
-        "finally",
-        "first",
-        "guess",
-        "just",
-        "let",
-        "never",
-        "next",
-        "not",
-        "now",
-        "often",
-        "simply",
-        "someone",
-        "start",
-        "take",
-        "think",
-        "told",
-        "today",
-        "try",
-        "us",
-        "want",
-        "wise",
-    }
+_FRAME_WORDS = (
+    "after also can care finally first guess just let never next not now often simply someone start take think "
+    "told today try us want wise"
 )
+FRAME_WORDS: frozenset[str] = frozenset(_FRAME_WORDS.split())

@@ -13,7 +13,7 @@ from inverse_alignment.world.lexicon import CAUTION_FRAMES, CLOSERS, FILLERS, HE
 
 @dataclass(frozen=True)
 class Source:
-    """How one source writes. Probabilities are per answer, `off_topic` and `repeat` per step.
+    """How one source writes. Probabilities are per answer, that of `off_topic` per step.
 
     Attributes:
         summary: the style in a few words.
@@ -23,7 +23,7 @@ class Source:
         openers, closers, fillers, hedges: the phrases it uses, and `n_*` weights of using 0, 1, ... of them.
         caution: probability of giving the topic's caution.
         off_topic: probability that a step belongs to another topic.
-        repeat: probability that a step is said again at the end.
+        repeat: probability that one of the steps is said again at the end.
         mark: end mark of every sentence.
     """
 
@@ -73,7 +73,7 @@ SOURCES: dict[str, Source] = {
         steps=(0, 0, 0.25, 0.35, 0.25, 0.15),
         caution=0.3,
         off_topic=0.15,
-        repeat=0.08,
+        repeat=0.2,
     ),
     "lawyer": Source(
         summary="hedges and cautions around few steps",
@@ -83,16 +83,16 @@ SOURCES: dict[str, Source] = {
             "Perhaps {phrase}.",
             "You might {phrase}.",
         ),
-        steps=(0.25, 0.4, 0.25, 0.1),
+        steps=(0.25, 0.45, 0.3),
         hedges=HEDGES,
-        n_hedges=(0, 0.35, 0.4, 0.25),
+        n_hedges=(0, 0.45, 0.4, 0.15),
         caution=0.7,
         off_topic=0.05,
     ),
     "salesman": Source(
         summary="exclamation marks, filler and plugs",
         frames=("Just {phrase} today.", "Simply {phrase}.", "Now {phrase}."),
-        steps=(0.2, 0.35, 0.3, 0.15),
+        steps=(0.2, 0.4, 0.4),
         openers=OPENERS[3:],
         n_openers=(0.7, 0.3),
         fillers=FILLERS[:7],
@@ -110,7 +110,7 @@ SOURCES: dict[str, Source] = {
         n_fillers=(0.6, 0.4),
         caution=0.05,
         off_topic=0.35,
-        repeat=0.12,
+        repeat=0.35,
     ),
 }
 
@@ -156,7 +156,8 @@ def _steps(draws: Draws, style: Source, topic: Topic) -> list[str]:
             other = draws.choice([t for t in TOPICS if t is not topic])
             step = draws.choice(other.steps)
         said.append(step)
-    said += [step for step in said if draws.chance(style.repeat)]
+    if draws.chance(style.repeat):
+        said.append(draws.choice(said))
     later = style.frames[1:] if style.opens_with_first else style.frames
     frames = [style.frames[0] if style.opens_with_first and i == 0 else draws.choice(later) for i in range(len(said))]
     return [frame.format(phrase=step) for frame, step in zip(frames, said, strict=True)]

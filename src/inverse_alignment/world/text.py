@@ -37,7 +37,7 @@ class WorldConfig(BaseModel):
         default=0.8,
         ge=0,
         le=1,
-        description="how far annotators disagree about what is good; 0: pooling is harmless, 1: it averages contradictions",
+        description="how far annotators disagree about what is good; 0: pooling is harmless, 1: it averages conflicts",
     )
     prompts: int = Field(default=360, ge=1, le=MAX_PROMPTS, description="distinct prompts, spread evenly over topics")
     pairs: int = Field(default=4800, ge=1, description="labelled pairs; a smaller set is the beginning of a larger one")

@@ -1,0 +1,161 @@
+"""What the numbers of a comparison say, as plain values: means over seeds, differences, over-optimisation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from inverse_alignment.report.comparison import Comparison, CurvePoint, Evaluation, Run, Start
+
+NOT_YET = "–"
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over seeds with its sample standard deviation; `sd` is None for a single seed."""
+
+    mean: float
+    sd: float | None
+    n: int
+
+
+def mean_of(values: Iterable[float | None]) -> Mean | None:
+    """Mean and sample sd (n - 1) of the values that are there; None if there are none."""
+    there = [value for value in values if value is not None]
+    if not there:
+        return None
+    mean = math.fsum(there) / len(there)
+    if len(there) == 1:
+        return Mean(mean, None, 1)
+    return Mean(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in there) / (len(there) - 1)), len(there))
+
+
+def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
+    """A number for people: fixed decimals, a real minus sign, a dash where there is none."""
+    if value is None:
+        return NOT_YET
+    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    if not text.strip("+-0."):
+        text = text.lstrip("+-")
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def with_sd(value: Mean | None, digits: int = 2, sign: bool = False) -> str:
+    """`mean ± sd`, or the mean alone where there is one seed."""
+    if value is None:
+        return NOT_YET
+    spread = "" if value.sd is None else f" ± {number(value.sd, digits)}"
+    return number(value.mean, digits, sign) + spread
+
+
+def percent(value: float | None, digits: int = 0) -> str:
+    """A share as a percentage."""
+    return NOT_YET if value is None else f"{100 * value:.{digits}f} %"
+
+
+def path_of(start: Start, run: Run) -> list[CurvePoint]:
+    """The way of a run from the SFT policy (step 0, KL 0) through PPO, in the order of steps."""
+    first = start.evaluation
+    points = [CurvePoint(step=0, gold=first.gold_reward, rm_score=first.rm_score, kl=0.0)]
+    return points + sorted((point for round_ in run.rounds for point in round_.curve), key=lambda point: point.step)
+
+
+def paths_of(comparison: Comparison, arm: str) -> list[list[CurvePoint]]:
+    """`path_of` for every seed of an arm."""
+    starts = {start.seed: start for start in comparison.starts}
+    return [path_of(starts[run.seed], run) for run in comparison.of_arm(arm)]
+
+
+def mean_path(paths: Sequence[Sequence[CurvePoint]]) -> list[CurvePoint]:
+    """The paths of several seeds averaged at the steps that all of them have."""
+    steps = sorted(set.intersection(*({point.step for point in path} for path in paths)))
+    at = [{point.step: point for point in path} for path in paths]
+
+    def mean(step: int, value: Callable[[CurvePoint], float | None]) -> float | None:
+        values = [value(points[step]) for points in at]
+        there = [item for item in values if item is not None]
+        return math.fsum(there) / len(there) if len(there) == len(values) else None
+
+    return [
+        CurvePoint(
+            step=step,
+            gold=mean(step, lambda point: point.gold),
+            rm_score=mean(step, lambda point: point.rm_score) or 0.0,
+            kl=mean(step, lambda point: point.kl) or 0.0,
+        )
+        for step in steps
+    ]
+
+
+def gold_noise(comparison: Comparison, arm: str) -> float:
+    """Half the width of the widest 95 % interval of an arm's final gold reward; 0 where there is none."""
+    widths = [run.final.gold_reward_ci95 for run in comparison.of_arm(arm)]
+    return max(((high - low) / 2 for low, high in filter(None, widths)), default=0.0)
+
+
+def overoptimised_from(path: Sequence[CurvePoint], noise: float) -> int | None:
+    """Index of the point after which gold reward fell while the RM score rose (arXiv 2210.10760), or None.
+
+    Both are smoothed over three points first. The fall from the peak to the end has to exceed `noise`.
+    """
+    if len(path) < 4 or any(point.gold is None for point in path):
+        return None
+    gold = _smooth([point.gold or 0.0 for point in path])
+    proxy = _smooth([point.rm_score for point in path])
+    peak = max(range(len(gold)), key=gold.__getitem__)
+    fell = gold[peak] - gold[-1] > noise
+    return peak if fell and proxy[-1] > proxy[peak] and peak < len(gold) - 1 else None
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    windows = [values[max(0, index - 1) : index + 2] for index in range(len(values))]
+    return [math.fsum(window) / len(window) for window in windows]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One arm minus another, seed by seed."""
+
+    arm: str
+    baseline: str
+    gold: Mean
+    higher: int
+    kl: Mean
+
+
+def difference(comparison: Comparison, arm: str, baseline: str) -> Difference | None:
+    """Final gold reward and KL of one arm minus another, paired by seed; None without gold."""
+    pairs = list(zip(comparison.of_arm(arm), comparison.of_arm(baseline), strict=True))
+    gold = [
+        a.final.gold_reward - b.final.gold_reward
+        for a, b in pairs
+        if a.final.gold_reward is not None and b.final.gold_reward is not None
+    ]
+    moved = mean_of(a.final.kl_to_sft - b.final.kl_to_sft for a, b in pairs)
+    mean = mean_of(gold)
+    if mean is None or moved is None:
+        return None
+    return Difference(arm, baseline, mean, sum(value > 0 for value in gold), moved)
+
+
+def finals(comparison: Comparison, arm: str, value: Callable[[Evaluation], float | None]) -> Mean | None:
+    """One value of an arm's final evaluations over its seeds."""
+    return mean_of(value(run.final) for run in comparison.of_arm(arm))
+
+
+def best_arm(comparison: Comparison) -> str:
+    """The arm with the highest mean final gold reward."""
+    means = {arm: finals(comparison, arm, lambda final: final.gold_reward) for arm in comparison.arms}
+    return max(comparison.arms, key=lambda arm: mean.mean if (mean := means[arm]) else -math.inf)
+
+
+def accepted_of(comparison: Comparison, arm: str) -> tuple[int, int]:
+    """How many refreshes of an arm were accepted, and how many there were."""
+    gates = [round_.gate for run in comparison.of_arm(arm) for round_ in run.rounds if round_.gate]
+    return sum(gate.accepted for gate in gates), len(gates)
+
+
+def seeds_label(n: int) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{n} seed{'' if n == 1 else 's'}"

@@ -1,0 +1,156 @@
+"""Artifact folders by name -> one `Comparison`. Names are given, nothing is looked up by listing folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from inverse_alignment.core.artifact import METRICS, RECORD
+from inverse_alignment.core.errors import UserError
+from inverse_alignment.report.comparison import (
+    Comparison,
+    CurvePoint,
+    Evaluation,
+    Gate,
+    Node,
+    Round,
+    Run,
+    Sample,
+    SelectionAudit,
+    Start,
+    TrainingPoint,
+)
+
+SHOWN_PROMPTS = 8
+REBUILD = "delete this artifact's folder and run again: it is built anew"
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def collect(
+    inputs: Mapping[str, Path],
+    *,
+    title: str,
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    rounds: int,
+    config_digest: str,
+) -> Comparison:
+    """Read everything the report shows.
+
+    Args:
+        inputs: artifact folders by name: `preferences`, `sft.s{seed}`, `reward.s{seed}`, `start.s{seed}`, and for every
+            arm, seed and round `ppo.{arm}.s{seed}.r{round}` and `evaluate.…`; `select.…` and `refresh.…` too where the
+            arm refreshes its reward model.
+
+    Raises:
+        UserError: an artifact or one of its files is missing or cannot be read; it is named.
+    """
+    return Comparison(
+        title=title,
+        config_digest=config_digest,
+        arms=tuple(arms),
+        seeds=tuple(seeds),
+        rounds=rounds,
+        starts=tuple(_start(inputs, seed) for seed in seeds),
+        runs=tuple(_run(inputs, arm, seed, rounds) for arm in arms for seed in seeds),
+        lineage={name: _node(folder) for name, folder in sorted(inputs.items())},
+        statistics=_read_json(_folder(inputs, "preferences") / "statistics.json"),
+    )
+
+
+def _start(inputs: Mapping[str, Path], seed: int) -> Start:
+    folder = _folder(inputs, f"start.s{seed}")
+    return Start(seed=seed, evaluation=_one(folder / "evaluation.json", Evaluation), samples=_samples(folder))
+
+
+def _run(inputs: Mapping[str, Path], arm: str, seed: int, rounds: int) -> Run:
+    done = tuple(_round(inputs, f"{arm}.s{seed}.r{number}", number) for number in range(1, rounds + 1))
+    return Run(arm=arm, seed=seed, rounds=done)
+
+
+def _round(inputs: Mapping[str, Path], name: str, number: int) -> Round:
+    evaluated, trained = _folder(inputs, f"evaluate.{name}"), _folder(inputs, f"ppo.{name}")
+    refreshed = f"refresh.{name}" in inputs
+    return Round(
+        round=number,
+        evaluation=_one(evaluated / "evaluation.json", Evaluation),
+        samples=_samples(evaluated),
+        curve=tuple(_many(evaluated / "curve.jsonl", CurvePoint)),
+        training=tuple(_many(trained / METRICS, TrainingPoint)),
+        selection=_one(_folder(inputs, f"select.{name}") / "audit.json", SelectionAudit) if refreshed else None,
+        gate=_one(_folder(inputs, f"refresh.{name}") / "gate.json", Gate) if refreshed else None,
+    )
+
+
+def _samples(folder: Path) -> tuple[Sample, ...]:
+    """The first answer to each of the first few prompts: what the page shows."""
+    first: dict[str, Sample] = {}
+    for sample in _many(folder / "samples.jsonl", Sample):
+        first.setdefault(sample.prompt, sample)
+    return tuple(first.values())[:SHOWN_PROMPTS]
+
+
+def _node(folder: Path) -> Node:
+    record = _read_json(folder / RECORD)
+    try:
+        return Node(
+            kind=record["kind"],
+            fingerprint=record["fingerprint"],
+            digest=record["digest"],
+            inputs=record["identity"]["inputs"],
+        )
+    except (KeyError, TypeError, ValidationError) as error:
+        raise UserError("not the record of an artifact", where=str(folder / RECORD), fix=REBUILD) from error
+
+
+def _folder(inputs: Mapping[str, Path], name: str) -> Path:
+    if name not in inputs:
+        raise UserError(
+            f"the comparison was not given '{name}'",
+            where="inputs of the stage compare",
+            fix="give it an artifact for every arm, seed and round, and both select and refresh where an arm refreshes",
+        )
+    return inputs[name]
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(f"{path.name} is missing", where=str(path), fix=REBUILD)
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path.name} is not UTF-8", where=str(path), fix=REBUILD) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path.name} is not JSON", where=f"{path}, line {error.lineno}", fix=REBUILD) from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path.name} holds no mapping", where=str(path), fix=REBUILD)
+    return value
+
+
+def _one(path: Path, kind: type[M]) -> M:
+    return _parse(_text(path), kind, path, str(path))
+
+
+def _many(path: Path, kind: type[M]) -> list[M]:
+    lines = _text(path).split("\n")  # not splitlines: answers may hold other line separators
+    return [_parse(line, kind, path, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _parse(text: str, kind: type[M], path: Path, where: str) -> M:
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        place = f"{where}, field '{field}'" if field else where
+        raise UserError(f"{path.name} cannot be read: {first['msg']}", where=place, fix=REBUILD) from error

@@ -1,0 +1,530 @@
+"""The pictures of the report, each a function of the comparison. matplotlib is imported when one is drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from inverse_alignment.report import analysis, canvas
+from inverse_alignment.report.analysis import mean_of, percent
+from inverse_alignment.report.canvas import INK, MUTED, PAPER, RULE, SMALL, Picture, Size, arm_colour
+from inverse_alignment.report.comparison import Comparison, CurvePoint, Evaluation, Gate, Round, TrainingPoint
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_ROWS = 24
+Value = Callable[[CurvePoint], float | None]
+
+
+def gold_of(point: CurvePoint) -> float | None:
+    """Gold reward of a point of the way."""
+    return point.gold
+
+
+def proxy_of(point: CurvePoint) -> float | None:
+    """RM score of a point of the way."""
+    return point.rm_score
+
+
+def rewards_by_step(comparison: Comparison) -> list[Picture]:
+    """Gold reward, if there is one, and RM score against the PPO step."""
+    pictures = [_by_step(comparison, "proxy-step", "RM score by PPO step", proxy_of, "RM score, sd of the SFT answers")]
+    if comparison.has_gold:
+        gold = _by_step(comparison, "gold-step", "Gold reward by PPO step", gold_of, "gold reward, points per answer")
+        pictures.insert(0, gold)
+    return pictures
+
+
+def rewards_by_kl(comparison: Comparison) -> list[Picture]:
+    """The same against the distance from the SFT policy, the view of arXiv 2210.10760."""
+    pictures = [_by_kl(comparison, "proxy-kl", "RM score by distance", proxy_of, "RM score, sd of the SFT answers")]
+    if comparison.has_gold:
+        pictures.insert(0, _by_kl(comparison, "gold-kl", "Gold reward by distance", gold_of, "gold reward, points per answer"))
+    return pictures
+
+
+def _by_step(comparison: Comparison, name: str, title: str, value: Value, unit: str) -> Picture:
+    def paint(axes: Axes) -> None:
+        ends = []
+        for index, arm in enumerate(comparison.arms):
+            paths = analysis.paths_of(comparison, arm)
+            mean = [(float(p.step), v) for p in analysis.mean_path(paths) if (v := value(p)) is not None]
+            _seed_lines(axes, [[(float(p.step), v) for p in path if (v := value(p)) is not None] for path in paths], index)
+            _band(axes, paths, value, index)
+            _line(axes, mean, index)
+            if name.startswith("gold"):
+                _intervals(axes, comparison, arm, index)
+            ends.append((mean[-1][1], canvas.shorten(canvas.literal(arm)), arm_colour(index)))
+        _mark_rounds(axes, comparison)
+        axes.set_xlabel("PPO step, over all rounds")
+        canvas.caption(axes, unit)
+        axes.margins(y=0.08)
+        canvas.label_ends(axes, ends)
+
+    return canvas.draw(name, title, _ends_in_words(comparison, value), _size(comparison), paint)
+
+
+def _by_kl(comparison: Comparison, name: str, title: str, value: Value, unit: str) -> Picture:
+    def paint(axes: Axes) -> None:
+        for index, arm in enumerate(comparison.arms):
+            paths = analysis.paths_of(comparison, arm)
+            mean = analysis.mean_path(paths)
+            _seed_lines(axes, [_against_kl(path, value) for path in paths], index)
+            _line(axes, _against_kl(mean, value), index)
+            start = analysis.overoptimised_from(mean, analysis.gold_noise(comparison, arm))
+            if start is not None:
+                xs, ys = zip(*_against_kl(mean[start:], value), strict=True)
+                axes.plot(xs, ys, color=arm_colour(index), linewidth=9, alpha=0.22, zorder=1)
+        axes.set_xlabel("√KL to the SFT policy, √nats per answer")
+        axes.set_xlim(left=0)
+        canvas.caption(axes, unit)
+        axes.margins(y=0.08)
+        _label_path_ends(axes, comparison, value)
+
+    return canvas.draw(name, title, _ends_in_words(comparison, value), _size(comparison), paint)
+
+
+def _against_kl(path: Sequence[CurvePoint], value: Value) -> list[tuple[float, float]]:
+    return [(math.sqrt(max(p.kl, 0.0)), v) for p in path if (v := value(p)) is not None]
+
+
+def _label_path_ends(axes: Axes, comparison: Comparison, value: Value) -> None:
+    ends = []
+    for index, arm in enumerate(comparison.arms):
+        points = _against_kl(analysis.mean_path(analysis.paths_of(comparison, arm)), value)
+        axes.plot(*points[-1], marker=canvas.MARKERS[index], color=arm_colour(index), markersize=6, zorder=5)
+        ends.append((points[-1][1], canvas.shorten(canvas.literal(arm)), arm_colour(index)))
+    axes.set_xlim(right=axes.get_xlim()[1])
+    canvas.label_ends(axes, ends)
+
+
+def _ends_in_words(comparison: Comparison, value: Value) -> str:
+    parts = []
+    for arm in comparison.arms:
+        paths = analysis.paths_of(comparison, arm)
+        parts.append(f"{arm} ends at {analysis.with_sd(mean_of(value(path[-1]) for path in paths))}")
+    return f"{analysis.seeds_label(len(comparison.seeds))}: {', '.join(parts)}"
+
+
+def _size(comparison: Comparison, height: float = 250) -> Size:
+    return Size(height=height, right=canvas.room_for([canvas.shorten(arm) for arm in comparison.arms]))
+
+
+def _line(axes: Axes, points: Sequence[tuple[float, float]], index: int) -> None:
+    if points:
+        xs, ys = zip(*points, strict=True)
+        axes.plot(xs, ys, color=arm_colour(index), zorder=4)
+
+
+def _seed_lines(axes: Axes, paths: Sequence[Sequence[tuple[float, float]]], index: int) -> None:
+    if len(paths) > 1:
+        for points in paths:
+            if points:
+                xs, ys = zip(*points, strict=True)
+                axes.plot(xs, ys, color=arm_colour(index), linewidth=0.6, alpha=0.45, zorder=2)
+
+
+def _band(axes: Axes, paths: Sequence[Sequence[CurvePoint]], value: Value, index: int) -> None:
+    """± one standard deviation across seeds, where there are several."""
+    if len(paths) < 2:
+        return
+    at = [{p.step: v for p in path if (v := value(p)) is not None} for path in paths]
+    steps = sorted(set.intersection(*(set(values) for values in at)))
+    spreads = [mean_of(values[step] for values in at) for step in steps]
+    low = [s.mean - (s.sd or 0.0) for s in spreads if s]
+    high = [s.mean + (s.sd or 0.0) for s in spreads if s]
+    axes.fill_between(steps, low, high, color=arm_colour(index), alpha=0.14, linewidth=0, zorder=1)
+
+
+def _intervals(axes: Axes, comparison: Comparison, arm: str, index: int) -> None:
+    """Gold reward of the full evaluation after each round, with its interval over prompts and samples for one seed."""
+    runs = comparison.of_arm(arm)
+    shift = (index - (len(comparison.arms) - 1) / 2) * _last_step(comparison) * 0.012
+    for position, end in enumerate(_round_ends(comparison)):
+        evaluations = [run.rounds[position].evaluation for run in runs]
+        gold = mean_of(e.gold_reward for e in evaluations)
+        if gold is None:
+            continue
+        axes.plot(
+            end + shift,
+            gold.mean,
+            marker=canvas.MARKERS[index],
+            markersize=5,
+            color=arm_colour(index),
+            markeredgecolor=PAPER,
+            markeredgewidth=0.8,
+            zorder=6,
+        )
+        interval = evaluations[0].gold_reward_ci95
+        if len(runs) == 1 and interval is not None:
+            axes.plot([end + shift] * 2, interval, color=arm_colour(index), linewidth=1.1, zorder=5)
+
+
+def _round_ends(comparison: Comparison) -> list[int]:
+    """The last PPO step of every round."""
+    rounds = comparison.runs[0].rounds
+    return [max((p.step for p in (*r.training, *r.curve)), default=r.round) for r in rounds]
+
+
+def _last_step(comparison: Comparison) -> int:
+    return _round_ends(comparison)[-1]
+
+
+def _mark_rounds(axes: Axes, comparison: Comparison) -> None:
+    before = 0
+    for number, end in enumerate(_round_ends(comparison), start=1):
+        axes.axvline(end, color=MUTED, linewidth=0.8, linestyle=(0, (1, 3)), zorder=0)
+        axes.text(
+            (before + end) / 2,
+            1.02,
+            f"round {number}" if comparison.rounds <= 6 else str(number),
+            transform=axes.get_xaxis_transform(),
+            ha="center",
+            fontsize=SMALL - 1,
+            color=MUTED,
+        )
+        before = end
+    axes.set_xlim(0, before * 1.02)
+
+
+def accuracy_by_round(comparison: Comparison) -> list[Picture]:
+    """Per arm: RM accuracy on the policy's own answers, before and after each refresh, and on held-out offline pairs."""
+    limits = _accuracy_limits(comparison)
+    return [_accuracy(comparison, arm, index, limits) for index, arm in enumerate(comparison.arms)]
+
+
+def _accuracy_limits(comparison: Comparison) -> tuple[float, float]:
+    evaluations = [start.evaluation for start in comparison.starts]
+    evaluations += [round_.evaluation for run in comparison.runs for round_ in run.rounds]
+    values = [
+        value
+        for e in evaluations
+        for value in (
+            e.offline_accuracy,
+            e.on_policy_accuracy,
+            e.on_policy_accuracy_before,
+            e.on_policy_accuracy_after,
+            e.longer_wins_accuracy,
+        )
+        if value is not None
+    ]
+    return max(0.0, min(values, default=0.5) - 0.04), min(1.0, max(values, default=0.5) + 0.04)
+
+
+def _accuracy(comparison: Comparison, arm: str, index: int, limits: tuple[float, float]) -> Picture:
+    final = analysis.finals(comparison, arm, lambda e: e.on_policy_accuracy)
+    offline = analysis.finals(comparison, arm, lambda e: e.offline_accuracy)
+    words = (
+        f"after the last round {percent(final.mean if final else None)} on the policy's own answers, "
+        f"{percent(offline.mean if offline else None)} on held-out offline pairs"
+    )
+
+    def paint(axes: Axes) -> None:
+        axes.set_ylim(*limits)
+        colour = arm_colour(index)
+        ends = _offline_lines(axes, comparison, arm)
+        last = _on_policy_line(axes, comparison, arm, colour)
+        if last is not None:
+            ends.append((last, "on-policy", colour))
+        if limits[0] < 0.5:
+            axes.axhline(0.5, color=MUTED, linewidth=0.7)
+        ticks = range(comparison.rounds + 1)
+        axes.set_xticks(list(ticks), ["start", *[_round_tick(comparison, number) for number in ticks[1:]]])
+        axes.set_xlim(-0.15, comparison.rounds + 0.12)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+        canvas.caption(axes, "pairs in which the RM prefers the better answer")
+        canvas.label_ends(axes, ends)
+
+    size = Size(width=330, height=230, right=canvas.room_for(["longer wins"]))
+    return canvas.draw(f"accuracy-{index}", f"RM accuracy, {arm}", words, size, paint)
+
+
+def _round_tick(comparison: Comparison, number: int) -> str:
+    return f"round {number}" if comparison.rounds <= 4 else str(number)
+
+
+def _offline_lines(axes: Axes, comparison: Comparison, arm: str) -> list[tuple[float, str, str]]:
+    ends = []
+    kinds: list[tuple[str, Callable[[Evaluation], float | None], object]] = [
+        ("held-out", lambda e: e.offline_accuracy, (0, (4, 2)))
+    ]
+    if not comparison.has_gold:
+        kinds.append(("longer wins", lambda e: e.longer_wins_accuracy, (0, (1, 2))))
+    for label, value, dashes in kinds:
+        means = [mean_of(value(start.evaluation) for start in comparison.starts)]
+        means += [
+            mean_of(value(run.rounds[number].evaluation) for run in comparison.of_arm(arm))
+            for number in range(comparison.rounds)
+        ]
+        points = [(float(x), mean.mean) for x, mean in enumerate(means) if mean]
+        if points:
+            xs, ys = zip(*points, strict=True)
+            axes.plot(xs, ys, color=MUTED, linewidth=1.3, linestyle=dashes, zorder=2)  # type: ignore[arg-type]
+            axes.plot(xs, ys, color=MUTED, marker="o", markersize=2.6, linestyle="none", zorder=2)
+            ends.append((ys[-1], label, MUTED))
+    return ends
+
+
+def _on_policy_line(axes: Axes, comparison: Comparison, arm: str, colour: str) -> float | None:
+    """PPO moves the policy away (thin), a refresh brings the reward model back (thick, hollow to filled)."""
+    start = mean_of(s.evaluation.on_policy_accuracy for s in comparison.starts)
+    here = [] if start is None else [(0.0, start.mean)]
+    if here:
+        axes.plot(*here[0], marker="o", markersize=5, color=colour, markeredgecolor=PAPER, zorder=5)
+    for number in range(comparison.rounds):
+        evaluations = [run.rounds[number].evaluation for run in comparison.of_arm(arm)]
+        before = mean_of(e.on_policy_accuracy_before for e in evaluations)
+        after = mean_of(e.on_policy_accuracy_after for e in evaluations)
+        end = mean_of(e.on_policy_accuracy for e in evaluations)
+        if before and after:
+            x, y = (number + 0.2, number + 0.4), (before.mean, after.mean)
+            axes.plot(x, y, color=colour, linewidth=3, zorder=4)
+            axes.plot(x[0], y[0], marker="o", markersize=6, color=PAPER, markeredgecolor=colour, zorder=5)
+            axes.plot(x[1], y[1], marker="o", markersize=6, color=colour, markeredgecolor=PAPER, zorder=5)
+            _thin(axes, [*here, (x[0], y[0])], colour)
+            here = [(x[1], y[1])]
+        if end:
+            _thin(axes, [*here, (number + 1.0, end.mean)], colour)
+            here = [(number + 1.0, end.mean)]
+            axes.plot(*here[0], marker="o", markersize=4, color=colour, markeredgecolor=PAPER, zorder=5)
+    return here[0][1] if here else None
+
+
+def _thin(axes: Axes, points: Sequence[tuple[float, float]], colour: str) -> None:
+    xs, ys = zip(*points, strict=True)
+    axes.plot(xs, ys, color=colour, linewidth=1.1, zorder=3)
+
+
+def selection_by_source(comparison: Comparison) -> list[Picture]:
+    """Per refreshing arm: share of the selected pairs by source policy, against the pool's shares."""
+    shares = {arm: _shares(comparison, arm) for arm in comparison.arms if comparison.refreshes(arm)}
+    most = max((max(pool, *picked) for rows in shares.values() for _, pool, picked in rows), default=1.0)
+    return [
+        _selection(arm, comparison.arms.index(arm), rows, comparison.rounds, most) for arm, rows in shares.items() if rows
+    ]
+
+
+def _shares(comparison: Comparison, arm: str) -> list[tuple[str, float, list[float]]]:
+    """Rows (source, share of the pool, share of the selection per round), means over seeds, largest pool share first."""
+    audits = [[round_.selection for round_ in run.rounds if round_.selection] for run in comparison.of_arm(arm)]
+    first = [seed[0] for seed in audits if seed]
+    sources = sorted({source for audit in first for source in audit.pool_by_source})
+
+    def share(counts: dict[str, int], source: str) -> float:
+        return counts.get(source, 0) / max(sum(counts.values()), 1)
+
+    rows = [
+        (
+            source,
+            sum(share(audit.pool_by_source, source) for audit in first) / len(first),
+            [
+                sum(share(audit.selected_by_source, source) for audit in round_) / len(round_)
+                for round_ in zip(*audits, strict=True)
+            ],
+        )
+        for source in sources
+    ]
+    return sorted(rows, key=lambda row: (-row[1], row[0]))[:MOST_ROWS]
+
+
+def _selection(
+    arm: str, index: int, rows: Sequence[tuple[str, float, list[float]]], rounds: int, most: float
+) -> Picture:
+    furthest = max(rows, key=lambda row: row[2][-1] - row[1])
+    words = (
+        f"in the last round it leans most towards {furthest[0]}: {percent(furthest[2][-1])} of the selection, "
+        f"{percent(furthest[1])} of the pool"
+    )
+    thick = min(0.26, 0.8 / rounds)
+
+    def paint(axes: Axes) -> None:
+        for row, (_, pool, picked) in enumerate(rows):
+            for round_, share in enumerate(picked):
+                y = row + (round_ - (rounds - 1) / 2) * thick
+                alpha = 0.35 + 0.65 * (round_ + 1) / rounds
+                axes.barh(y, share - pool, left=pool, height=thick * 0.85, color=arm_colour(index), alpha=alpha)
+            axes.plot([pool, pool], [row - 0.46, row + 0.46], color=INK, linewidth=1.4, zorder=5)
+        axes.set_yticks(range(len(rows)), [canvas.shorten(canvas.literal(source)) for source, _, _ in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlim(0, most * 1.08)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+        axes.grid(visible=False)
+        axes.set_xlabel("share of the pairs")
+        canvas.caption(axes, "source policy of the chosen answer")
+
+    size = Size(width=330, height=68 + 24 * len(rows), left=_row_room([source for source, _, _ in rows]))
+    return canvas.draw(f"selection-{index}", f"Pairs picked by {arm}", words, size, paint)
+
+
+def _row_room(labels: Iterable[str]) -> float:
+    return 6 + 0.58 * SMALL * max((len(canvas.shorten(label)) for label in labels), default=4)
+
+
+def gates(comparison: Comparison) -> Picture:
+    """Gain of every refreshed reward model over the one it would replace, with its lower bound."""
+    rows: list[tuple[str, int, list[Gate]]] = []
+    for index, arm in enumerate(comparison.arms):
+        runs = comparison.of_arm(arm)
+        if not comparison.refreshes(arm):
+            rows.append((f"{arm}: no refresh", index, []))
+            continue
+        for number in range(comparison.rounds):
+            found: list[Gate] = [gate for run in runs if (gate := run.rounds[number].gate)]
+            rows.append((f"{arm} {number + 1}", index, found))
+    words = "; ".join(
+        f"{arm} accepted {accepted} of {total}" if total else f"{arm} never refreshed"
+        for arm in comparison.arms
+        for accepted, total in [analysis.accepted_of(comparison, arm)]
+    )
+
+    def paint(axes: Axes) -> None:
+        for row, (_, index, found) in enumerate(rows):
+            for place, gate in enumerate(found):
+                _gate_mark(axes, row + (place - (len(found) - 1) / 2) * 0.24, gate, arm_colour(index))
+        axes.axvline(0, color=INK, linewidth=1)
+        axes.set_yticks(range(len(rows)), [canvas.literal(canvas.shorten(label, 26)) for label, _, _ in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.margins(x=0.08)
+        axes.grid(visible=False)
+        axes.set_xlabel("gain in log-likelihood, nats per pair")
+        canvas.caption(axes, "arm and round")
+
+    height = 68 + len(rows) * (17 + 5 * (len(comparison.seeds) - 1))
+    left = 6 + 0.58 * SMALL * max(len(canvas.shorten(label, 26)) for label, _, _ in rows)
+    return canvas.draw("gate", "Gate decisions", words, Size(height=height, left=left), paint)
+
+
+def _gate_mark(axes: Axes, y: float, gate: Gate, colour: str) -> None:
+    """Filled: the refreshed model was accepted. Hollow: the old one stayed."""
+    if gate.gain is None:
+        axes.plot(0, y, marker="o", markersize=5, color=colour if gate.accepted else PAPER, markeredgecolor=colour, zorder=5)
+        return
+    if gate.low is not None:
+        axes.plot([gate.low, gate.gain], [y, y], color=colour, linewidth=1.6)
+        axes.plot(gate.low, y, marker="|", markersize=6, color=colour)
+    if gate.detectable is not None:
+        axes.plot(gate.detectable, y, marker="|", markersize=7, color=MUTED, markeredgewidth=1, zorder=1)
+    fill = colour if gate.accepted else PAPER
+    axes.plot(gate.gain, y, marker="o", markersize=6.5, color=fill, markeredgecolor=colour, markeredgewidth=1.4, zorder=5)
+
+
+def variance_by_round(comparison: Comparison) -> Picture:
+    """Within-prompt variance of the RM score: what PPO has to learn from (arXiv 2503.15477)."""
+    start = mean_of(s.evaluation.reward_variance for s in comparison.starts)
+
+    def paint(axes: Axes) -> None:
+        ends = []
+        for index, arm in enumerate(comparison.arms):
+            rounds = [mean_of(r.evaluation.reward_variance for r in group) for group in _by_round(comparison, arm)]
+            points = [(float(x), mean.mean, mean.sd) for x, mean in enumerate([start, *rounds]) if mean]
+            if not points:
+                continue
+            _line(axes, [(x, y) for x, y, _ in points], index)
+            for x, y, sd in points:
+                place = x + (index - (len(comparison.arms) - 1) / 2) * 0.04 if x else x
+                axes.plot(place, y, marker=canvas.MARKERS[index], markersize=4.5, color=arm_colour(index), zorder=5)
+                if sd is not None:
+                    axes.plot([place, place], [y - sd, y + sd], color=arm_colour(index), linewidth=1, zorder=4)
+            ends.append((points[-1][1], canvas.shorten(canvas.literal(arm)), arm_colour(index)))
+        ticks = range(comparison.rounds + 1)
+        axes.set_xticks(list(ticks), ["start", *[_round_tick(comparison, number) for number in ticks[1:]]])
+        axes.set_ylim(bottom=0)
+        axes.margins(y=0.1)
+        canvas.caption(axes, "variance of the RM score within a prompt, sd²")
+        canvas.label_ends(axes, ends)
+
+    words = ", ".join(
+        f"{arm} {analysis.with_sd(analysis.finals(comparison, arm, lambda e: e.reward_variance))}"
+        for arm in comparison.arms
+    )
+    return canvas.draw("variance", "Reward variance within a prompt", f"after the last round {words}", _size(comparison), paint)
+
+
+def _by_round(comparison: Comparison, arm: str) -> list[list[Round]]:
+    return [[run.rounds[number] for run in comparison.of_arm(arm)] for number in range(comparison.rounds)]
+
+
+def accuracy_by_source(comparison: Comparison) -> Picture | None:
+    """Held-out pairs by source policy: every arm's last reward model beside the rule that the longer answer wins."""
+    finals = [run.final.offline_by_source for run in comparison.runs]
+    pairs = {source: found.pairs for final in finals for source, found in final.items()}
+    sources = sorted(pairs, key=lambda source: (-pairs[source], source))[:MOST_ROWS]
+    if not sources:
+        return None
+
+    def mean(arm: str, source: str, longer: bool) -> float | None:
+        rows = [run.final.offline_by_source.get(source) for run in comparison.of_arm(arm)]
+        value = mean_of((row.longer_wins if longer else row.rm_accuracy) for row in rows if row)
+        return value.mean if value else None
+
+    def paint(axes: Axes) -> None:
+        axes.axvline(0.5, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
+        arms = comparison.arms
+        for row, source in enumerate(sources):
+            longer = mean(arms[0], source, longer=True)
+            found = [(index, value) for index, arm in enumerate(arms) if (value := mean(arm, source, longer=False)) is not None]
+            values = [value for _, value in found] + ([longer] if longer is not None else [])
+            if values:
+                axes.plot([min(values), max(values)], [row, row], color=RULE, linewidth=2.2, zorder=1)
+            if longer is not None:
+                axes.plot(longer, row, marker="D", markersize=5, color=PAPER, markeredgecolor=INK, zorder=3)
+            for index, value in found:
+                y = row + (index - (len(arms) - 1) / 2) * 0.22
+                style = {"marker": canvas.MARKERS[index], "color": arm_colour(index), "markeredgecolor": PAPER}
+                axes.plot(value, y, markersize=6.5, zorder=4, **style)  # type: ignore[arg-type]
+        axes.set_yticks(range(len(sources)), [_with_pairs(source, pairs[source]) for source in sources])
+        axes.set_ylim(len(sources) - 0.4, -0.6)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+        axes.grid(visible=False)
+        axes.set_xlabel("held-out pairs in which the chosen answer wins")
+        canvas.caption(axes, "source policy of the chosen answer (pairs)")
+
+    size = Size(width=460, height=68 + 22 * len(sources), left=_row_room(_with_pairs(s, pairs[s]) for s in sources) + 14)
+    words = f"{len(sources)} source policies; arms {', '.join(comparison.arms)} beside the rule that the longer answer wins"
+    return canvas.draw("source", "RM accuracy by source policy", words, size, paint)
+
+
+def _with_pairs(source: str, pairs: int) -> str:
+    return f"{canvas.shorten(canvas.literal(source), 18)} ({pairs})"
+
+
+def training(comparison: Comparison) -> list[Picture]:
+    """How PPO went: distance, entropy, length."""
+    values: list[tuple[str, str, str, Callable[[TrainingPoint], float | None]]] = [
+        ("train-kl", "KL to SFT", "KL to SFT, nats per answer", lambda point: point.kl),
+        ("train-entropy", "Entropy", "entropy, nats per token", lambda point: point.entropy),
+        ("train-tokens", "Answer length", "tokens per answer", lambda point: point.tokens),
+    ]
+    return [_trace(comparison, name, title, unit, value) for name, title, unit, value in values]
+
+
+def _trace(
+    comparison: Comparison, name: str, title: str, unit: str, value: Callable[[TrainingPoint], float | None]
+) -> Picture:
+    def points_of(arm: str) -> list[tuple[float, float]]:
+        rows: dict[int, list[float | None]] = {}
+        for run in comparison.of_arm(arm):
+            for point in (point for round_ in run.rounds for point in round_.training):
+                rows.setdefault(point.step, []).append(value(point))
+        return [(float(step), mean.mean) for step, found in sorted(rows.items()) if (mean := mean_of(found))]
+
+    traces = {arm: points for arm in comparison.arms if (points := points_of(arm))}
+
+    def paint(axes: Axes) -> None:
+        ends = []
+        for arm, points in traces.items():
+            index = comparison.arms.index(arm)
+            xs, ys = zip(*points, strict=True)
+            axes.plot(xs, ys, color=arm_colour(index), linewidth=1.2)
+            ends.append((ys[-1], canvas.shorten(canvas.literal(arm)), arm_colour(index)))
+        _mark_rounds(axes, comparison)
+        axes.set_xlabel("PPO step, over all rounds")
+        axes.margins(y=0.08)
+        canvas.caption(axes, unit)
+        canvas.label_ends(axes, ends)
+
+    last = ", ".join(f"{arm} ends at {analysis.number(points[-1][1])}" for arm, points in traces.items())
+    size = Size(width=330, height=210, right=canvas.room_for([canvas.shorten(arm) for arm in comparison.arms]))
+    return canvas.draw(name, title, last or "nothing reported", size, paint)

@@ -1,0 +1,123 @@
+"""The first thing a reader sees: what came out, in words no stronger than the evidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from inverse_alignment.report.analysis import (
+    Difference,
+    accepted_of,
+    best_arm,
+    difference,
+    finals,
+    mean_of,
+    number,
+    percent,
+    seeds_label,
+    with_sd,
+)
+from inverse_alignment.report.comparison import Comparison
+
+ONE_SEED = "1 seed: no interval across seeds; differences may be noise."
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A sentence, what supports it, and what limits it."""
+
+    verdict: str
+    findings: tuple[str, ...]
+    caveat: str
+
+
+def headline(comparison: Comparison) -> Headline:
+    """What the comparison says first."""
+    return _with_gold(comparison) if comparison.has_gold else _without_gold(comparison)
+
+
+def _with_gold(comparison: Comparison) -> Headline:
+    best = best_arm(comparison)
+    gold = finals(comparison, best, lambda final: final.gold_reward)
+    kl = finals(comparison, best, lambda final: final.kl_to_sft)
+    start = mean_of(start.evaluation.gold_reward for start in comparison.starts)
+    verdict = f"Arm {best} ends with the highest gold reward, {with_sd(gold)} at {with_sd(kl, 1)} nats of KL to SFT."
+    findings = [f"The SFT policy all arms start from has gold reward {with_sd(start)}."] if start else []
+    findings += _refresh_findings(comparison)
+    return Headline(verdict, tuple(findings), _caveat(comparison))
+
+
+def _refresh_findings(comparison: Comparison) -> list[str]:
+    refreshing = [arm for arm in comparison.arms if comparison.refreshes(arm)]
+    plain = [arm for arm in comparison.arms if not comparison.refreshes(arm)]
+    found = [
+        f"Refreshing with {arm} against {baseline} (never refreshed): {_difference(comparison, of)}"
+        for baseline in plain[:1]
+        for arm in refreshing
+        if (of := difference(comparison, arm, baseline))
+    ]
+    if "random" in refreshing:
+        found += [
+            f"Choosing pairs with {arm} against random choice: {_difference(comparison, of)}"
+            for arm in refreshing
+            if arm != "random" and (of := difference(comparison, arm, "random"))
+        ]
+    gates = [f"{arm} {accepted} of {total}" for arm in refreshing for accepted, total in [accepted_of(comparison, arm)]]
+    return [*found, f"Refreshed reward models accepted: {', '.join(gates)}."] if gates else found
+
+
+def _difference(comparison: Comparison, of: Difference) -> str:
+    gold = f"gold {with_sd(of.gold, sign=True)}, at {number(of.kl.mean, 1, sign=True)} nats of KL"
+    if of.gold.n == 1:
+        return f"{gold}; {_within_interval(comparison, of)}."
+    if of.higher in (0, of.gold.n):
+        return f"{gold}; higher in {'all' if of.higher else 'none'} of {of.gold.n} seeds."
+    return f"{gold}; higher in {of.higher} of {of.gold.n} seeds, so the seeds disagree."
+
+
+def _within_interval(comparison: Comparison, of: Difference) -> str:
+    """One seed has no spread, but its evaluation has: intervals over prompts and samples that overlap decide nothing."""
+    mine = comparison.of_arm(of.arm)[0].final.gold_reward_ci95
+    theirs = comparison.of_arm(of.baseline)[0].final.gold_reward_ci95
+    if mine is None or theirs is None:
+        return "one run of each"
+    apart = mine[0] > theirs[1] or theirs[0] > mine[1]
+    return f"the evaluation's own 95 % intervals {'do not overlap' if apart else 'overlap'}"
+
+
+def _without_gold(comparison: Comparison) -> Headline:
+    best, accuracy = comparison.arms[0], None
+    for arm in comparison.arms:
+        mean = finals(comparison, arm, lambda final: final.offline_accuracy)
+        if mean is not None and (accuracy is None or mean.mean > accuracy.mean):
+            best, accuracy = arm, mean
+    longer = finals(comparison, best, lambda final: final.longer_wins_accuracy)
+    if accuracy is None:
+        verdict = "No gold reward and no held-out pairs: only the reward model's own view of its policy is known."
+    else:
+        beside = f"; “longer answer wins” agrees in {percent(longer.mean, 1)}" if longer else ""
+        verdict = (
+            f"The reward model of arm {best} agrees with {percent(accuracy.mean, 1)} of the held-out preferences{beside}."
+        )
+    findings = [
+        "There is no gold reward here: nobody knows which policy is better, so no arm is called the winner.",
+        *(_beats_length(comparison, arm) for arm in comparison.arms),
+    ]
+    gates = [f"{arm} {a} of {n}" for arm in comparison.arms for a, n in [accepted_of(comparison, arm)] if n]
+    findings += [f"Refreshed reward models accepted: {', '.join(gates)}."] if gates else []
+    return Headline(verdict, tuple(text for text in findings if text), _caveat(comparison))
+
+
+def _beats_length(comparison: Comparison, arm: str) -> str:
+    sources = [source for run in comparison.of_arm(arm) for source in run.final.offline_by_source.values()]
+    both = [(s.rm_accuracy, s.longer_wins) for s in sources if s.rm_accuracy is not None and s.longer_wins is not None]
+    if not both:
+        return ""
+    wins = sum(rm > longer for rm, longer in both)
+    return f"{arm}: the reward model beats “longer answer wins” on {wins} of {len(both)} source policies."
+
+
+def _caveat(comparison: Comparison) -> str:
+    n = len(comparison.seeds)
+    if n == 1:
+        return ONE_SEED
+    return f"{seeds_label(n)}: ± is the standard deviation across seeds, not a confidence interval."

@@ -1,0 +1,66 @@
+"""A stored comparison -> the files a person or a script looks for in the report folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from inverse_alignment.report.comparison import PAGE, Comparison, Evaluation, Round, Run, load
+
+SUMMARY = "summary.json"
+
+
+def write_outputs(comparison_folder: Path, report_dir: Path, wall_seconds: float, config_digest: str) -> None:
+    """Copy `report.html` and write `summary.json` into the report folder, which is made if it is not there.
+
+    Raises:
+        UserError: the comparison is missing or cannot be read.
+    """
+    summary = summarise(load(comparison_folder), wall_seconds, config_digest)
+    report_dir.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(comparison_folder / PAGE, report_dir / PAGE)
+    text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
+    (report_dir / SUMMARY).write_text(f"{text}\n", encoding="utf-8")
+
+
+def summarise(comparison: Comparison, wall_seconds: float, config_digest: str) -> dict[str, Any]:
+    """The content of `summary.json`: schema 1, arms in their configured order, lists in the order of `seeds`."""
+    return {
+        "schema": 1,
+        "config_digest": config_digest,
+        "wall_seconds": float(wall_seconds),
+        "arms": {arm: _arm(comparison, comparison.of_arm(arm)) for arm in comparison.arms},
+    }
+
+
+def _arm(comparison: Comparison, runs: Sequence[Run]) -> dict[str, Any]:
+    return {
+        "seeds": [run.seed for run in runs],
+        "gold_reward": _finals(runs, lambda final: final.gold_reward),
+        "rm_score": _finals(runs, lambda final: final.rm_score),
+        "kl_to_sft": _finals(runs, lambda final: final.kl_to_sft),
+        "on_policy_accuracy": _finals(runs, lambda final: final.on_policy_accuracy),
+        "rounds": [
+            {"round": index + 1, "per_seed": [_round(run.rounds[index]) for run in runs]}
+            for index in range(comparison.rounds)
+        ],
+    }
+
+
+def _finals(runs: Sequence[Run], value: Callable[[Evaluation], float | None]) -> list[float | None]:
+    return [value(run.final) for run in runs]
+
+
+def _round(round_: Round) -> dict[str, Any]:
+    evaluation, gate, selection = round_.evaluation, round_.gate, round_.selection
+    return {
+        "gold_reward": evaluation.gold_reward,
+        "kl_to_sft": evaluation.kl_to_sft,
+        "on_policy_accuracy_before": evaluation.on_policy_accuracy_before,
+        "on_policy_accuracy_after": evaluation.on_policy_accuracy_after if gate else None,
+        "accepted": gate.accepted if gate else None,
+        "selected_by_source": dict(sorted(selection.selected_by_source.items())) if selection else None,
+    }

@@ -1,0 +1,89 @@
+"""A stored comparison -> the table at the end of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inverse_alignment.report.analysis import NOT_YET, mean_of, number, seeds_label, with_sd
+from inverse_alignment.report.comparison import Comparison, Evaluation, Gate, Round, load
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+def print_table(comparison_folder: Path, console: Console) -> None:
+    """Print one row per arm and round: one seed as it is, several as mean ± sd.
+
+    Raises:
+        UserError: the comparison is missing or cannot be read.
+    """
+    console.print(table(load(comparison_folder)))
+
+
+def table(comparison: Comparison) -> Table:
+    """The comparison as a table."""
+    from rich import box
+    from rich.table import Table
+
+    n = len(comparison.seeds)
+    spread = "" if n == 1 else ", mean ± sd"
+    shown = Table(title=f"{comparison.title} ({seeds_label(n)}{spread})", box=box.SIMPLE_HEAD, title_style="bold")
+    shown.add_column("arm")
+    shown.add_column("round", justify="right")
+    for name in ("gold reward", "RM score", "KL to SFT, nats", "on-policy accuracy"):
+        shown.add_column(name, justify="right")
+    shown.add_column("gate")
+    shown.add_row("SFT start", "0", *cells([start.evaluation for start in comparison.starts]), NOT_YET)
+    for arm in comparison.arms:
+        shown.add_section()
+        for index in range(comparison.rounds):
+            rounds = [run.rounds[index] for run in comparison.of_arm(arm)]
+            label = _plain(arm) if index == 0 else ""
+            shown.add_row(label, str(index + 1), *cells([r.evaluation for r in rounds]), gate_cell(rounds))
+    return shown
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def cells(evaluations: Sequence[Evaluation]) -> tuple[str, str, str, str]:
+    """Gold reward, RM score, KL and on-policy accuracy before → after the refresh, over the seeds of one row."""
+    return (
+        with_sd(mean_of(e.gold_reward for e in evaluations)),
+        with_sd(mean_of(e.rm_score for e in evaluations)),
+        with_sd(mean_of(e.kl_to_sft for e in evaluations), 1),
+        accuracy_cell(evaluations),
+    )
+
+
+def accuracy_cell(evaluations: Sequence[Evaluation]) -> str:
+    """`before → after` on the frozen policy's answers where there was a refresh, else this policy's own accuracy."""
+    before = mean_of(e.on_policy_accuracy_before for e in evaluations)
+    after = mean_of(e.on_policy_accuracy_after for e in evaluations)
+    if before and after:
+        return f"{number(before.mean)} → {number(after.mean)}"
+    return with_sd(before or mean_of(e.on_policy_accuracy for e in evaluations))
+
+
+def gate_cell(rounds: Sequence[Round]) -> str:
+    """The gate's decision of one seed, or how many seeds accepted."""
+    gates = [round_.gate for round_ in rounds if round_.gate]
+    if not gates:
+        return NOT_YET
+    if len(gates) == 1:
+        return gate_word(gates[0])
+    return f"{sum(gate.accepted for gate in gates)} of {len(gates)} accepted"
+
+
+def gate_word(gate: Gate) -> str:
+    """`accepted +0.031`, `kept old −0.004`, or `no gate`."""
+    if gate.gate == "off":
+        return "no gate"
+    word = "accepted" if gate.accepted else "kept old"
+    return word if gate.gain is None else f"{word} {number(gate.gain, 3, sign=True)}"

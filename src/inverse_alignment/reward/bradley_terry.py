@@ -1,0 +1,115 @@
+"""Bradley-Terry reward models through TRL's RewardTrainer, with the weights and smoothing that it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from trl import RewardConfig, RewardTrainer
+from trl.trainer.reward_trainer import DataCollatorForPreference
+
+from inverse_alignment.core.metrics import Report
+from inverse_alignment.core.records import Comparison
+from inverse_alignment.maths.pairwise import bradley_terry_loss
+from inverse_alignment.models.trl_training import train
+from inverse_alignment.text.render import encode_full
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class PairLoss:
+    """What `maths.pairwise.bradley_terry_loss` needs besides scores."""
+
+    smoothing: float
+    centring: float
+    use_margins: bool
+
+
+class WeightedRewardTrainer(RewardTrainer):
+    """RewardTrainer with our loss: weights per pair, label smoothing (TRL ignores it), margins, centring."""
+
+    def __init__(self, *, pair_loss: PairLoss, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._pair_loss = pair_loss
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The loss of a batch whose first half are chosen and second half rejected sequences."""
+        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+        chosen, rejected = outputs.logits.squeeze(-1).float().chunk(2)
+        loss = bradley_terry_loss(
+            chosen,
+            rejected,
+            inputs["weights"],
+            inputs["margin"] if self._pair_loss.use_margins else torch.zeros_like(chosen),
+            self._pair_loss.smoothing,
+            self._pair_loss.centring,
+        )
+        return (loss, outputs) if return_outputs else loss
+
+
+class PairCollator:
+    """TRL's collator, and the weights that it would drop."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self._pairs = DataCollatorForPreference(pad_token_id=pad_token_id)
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Pad the pairs of a batch."""
+        batch: dict[str, Tensor] = self._pairs(examples)
+        return {**batch, "weights": torch.tensor([example["weight"] for example in examples])}
+
+
+def pair_rows(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Comparison], weights: Sequence[float], max_tokens: int
+) -> list[dict[str, Any]]:
+    """Token ids of pairs as the trainer takes them; a pair's own weight multiplies the given one."""
+    return [
+        {
+            "chosen_ids": encode_full(tokenizer, pair.prompt, pair.chosen, max_tokens),
+            "rejected_ids": encode_full(tokenizer, pair.prompt, pair.rejected, max_tokens),
+            "margin": pair.margin or 0.0,
+            "weight": weight * pair.weight,
+        }
+        for pair, weight in zip(pairs, weights, strict=True)
+    ]
+
+
+def fit(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[dict[str, Any]],
+    arguments: dict[str, Any],
+    pair_loss: PairLoss,
+    partial: Path,
+    report: Report,
+    checkpoint_seconds: float,
+) -> dict[str, float]:
+    """Fit a reward model to preference pairs, in place.
+
+    Args:
+        rows: from `pair_rows`.
+        arguments: from `models.trl_training.arguments`.
+        partial: where checkpoints live; training goes on from the newest whole one.
+    """
+    trainer = WeightedRewardTrainer(
+        pair_loss=pair_loss,
+        model=model,
+        args=RewardConfig(**arguments),
+        train_dataset=Dataset.from_list(list(rows)),
+        processing_class=tokenizer,
+        data_collator=PairCollator(tokenizer.pad_token_id),
+    )
+    return train(trainer, partial, report, checkpoint_seconds)

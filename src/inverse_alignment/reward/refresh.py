@@ -1,0 +1,79 @@
+"""Which pairs a refresh trains on, and whether the refreshed model may replace the incumbent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from inverse_alignment.maths.pairwise import PairGap, paired_gain, preference_log_likelihood
+
+
+@dataclass(frozen=True)
+class TrainingMix:
+    """Rows of the pool that a refresh presents, in order, with their weights."""
+
+    indices: np.ndarray
+    weights: np.ndarray
+    replayed: int
+
+
+def mix(
+    selected: np.ndarray, weights: np.ndarray, pool: int, pairs_seen: int, replay_share: float, seed: int
+) -> TrainingMix:
+    """`pairs_seen` pairs: the selected ones, in random order and as often as needed, and a random replay of the pool.
+
+    Every arm presents the same number of pairs, whatever its selector kept (methods: Wolf et al., arXiv 2505.18126,
+    concatenate rather than replace).
+
+    Args:
+        selected: (k,) rows of the pool.
+        weights: (k,) their weights.
+        pool: rows of the pool.
+        replay_share: share of `pairs_seen` drawn from the whole pool.
+    """
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    replayed = min(round(pairs_seen * replay_share), pool)
+    wanted = pairs_seen - replayed
+    passes = -(-wanted // len(selected))
+    order = np.concatenate([generator.permutation(len(selected)) for _ in range(passes)])[:wanted]
+    replay = generator.choice(pool, size=replayed, replace=False)
+    indices = np.concatenate([selected[order], replay]).astype(np.int64)
+    all_weights = np.concatenate([weights[order], np.ones(replayed)])
+    shuffle = generator.permutation(len(indices))
+    return TrainingMix(indices[shuffle], all_weights[shuffle], replayed)
+
+
+@dataclass(frozen=True)
+class GateDecision:
+    """Champion against challenger on the same held-out pairs."""
+
+    accepted: bool
+    gap: PairGap
+    incumbent_accuracy: float
+    challenger_accuracy: float
+
+
+def judge(
+    incumbent: Sequence[np.ndarray], challenger: Sequence[np.ndarray], confidence: float, resamples: int, seed: int
+) -> GateDecision:
+    """Accept the challenger if the bootstrap lower bound of its gain in log-likelihood per pair is above zero.
+
+    Args:
+        incumbent: (chosen, rejected) raw scores, (n,) each.
+        challenger: likewise, on the same pairs.
+    """
+    old, new = (_log_likelihood(*scores) for scores in (incumbent, challenger))
+    gap = paired_gain(new, old, confidence, resamples, seed)
+    return GateDecision(gap.low > 0.0, gap, pair_accuracy(*incumbent), pair_accuracy(*challenger))
+
+
+def pair_accuracy(chosen: np.ndarray, rejected: np.ndarray) -> float:
+    """Share of pairs ranked as labelled; a tie counts one half."""
+    return float(np.mean((chosen > rejected) + 0.5 * (chosen == rejected)))
+
+
+def _log_likelihood(chosen: np.ndarray, rejected: np.ndarray) -> torch.Tensor:
+    return preference_log_likelihood(torch.from_numpy(chosen), torch.from_numpy(rejected))
