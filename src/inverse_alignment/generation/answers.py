@@ -15,7 +15,7 @@ from inverse_alignment.core.seeding import derive_seed
 from inverse_alignment.generation.hf import ended, sample
 from inverse_alignment.maths.masked import masked_sum
 from inverse_alignment.models.log_probs import compare_with_reference
-from inverse_alignment.text.render import decode_response, encode_prompt
+from inverse_alignment.text.render import decode_response, encode_prompt, prompt_budget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +39,11 @@ class Sampling:
     context: int
     rows: int
 
+    @property
+    def prompt_tokens(self) -> int:
+        """Most tokens of a prompt: as in training, unless a long answer leaves less."""
+        return min(prompt_budget(self.context), self.context - self.max_new_tokens)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -58,7 +63,7 @@ def answer(
     sampling: Sampling,
 ) -> list[Answer]:
     """One answer per prompt and seed, in order."""
-    ids = [encode_prompt(tokenizer, prompt, sampling.context - sampling.max_new_tokens) for prompt in prompts]
+    ids = [encode_prompt(tokenizer, prompt, sampling.prompt_tokens) for prompt in prompts]
     answers: list[Answer] = []
     for start in range(0, len(ids), sampling.rows):
         batch = sample(

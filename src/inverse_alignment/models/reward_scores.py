@@ -100,7 +100,7 @@ class CalibratedReward:
 
 def load_calibrated(folder: Path, device: torch.device, max_tokens: int, rows: int) -> CalibratedReward:
     """A reward artifact's model with its calibration."""
-    scorer = RewardScorer(load_reward_model(folder).to(device), load_tokenizer(folder), max_tokens, rows)
+    scorer = RewardScorer(load_reward_model(folder).to(device), load_tokenizer(folder).tokenizer, max_tokens, rows)
     return CalibratedReward(scorer, Calibration(**json.loads((folder / CALIBRATION).read_text())))
 
 

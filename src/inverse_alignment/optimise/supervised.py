@@ -11,7 +11,7 @@ from datasets import Dataset
 from inverse_alignment.core.metrics import Report
 from inverse_alignment.core.records import Prompt
 from inverse_alignment.models.trl_training import train
-from inverse_alignment.text.render import encode_full, encode_prompt
+from inverse_alignment.text.render import encode_full, encode_prompt, prompt_budget
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,9 +26,8 @@ def demonstrations(
     rows = []
     for prompt, response in pairs:
         ids = encode_full(tokenizer, prompt, response, max_tokens)
-        start = len(encode_prompt(tokenizer, prompt, max_tokens))
-        if start < len(ids):
-            rows.append({"input_ids": ids, "labels": [IGNORED] * start + ids[start:]})
+        start = len(encode_prompt(tokenizer, prompt, prompt_budget(max_tokens)))
+        rows.append({"input_ids": ids, "labels": [IGNORED] * start + ids[start:]})
     return rows
 
 

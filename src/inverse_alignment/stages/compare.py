@@ -20,3 +20,34 @@ class CompareStage(Section):
     seeds: tuple[int, ...]
     rounds: int
     config_digest: str = Field(description="sha256 of the identity-bearing configuration")
+
+
+def build(inputs: Mapping[str, Path], config: CompareStage, context: StageContext) -> dict[str, Any]:
+    """Write `comparison.json` and `report.html`; return every arm's final gold reward, RM score and KL, seed means.
+
+    Raises:
+        UserError: an input or one of its files is missing or cannot be read.
+    """
+    from inverse_alignment.report import analysis
+    from inverse_alignment.report.collect import collect
+    from inverse_alignment.report.comparison import PAGE, save
+    from inverse_alignment.report.page import render
+
+    comparison = collect(
+        inputs,
+        title=config.title,
+        arms=config.arms,
+        seeds=config.seeds,
+        rounds=config.rounds,
+        config_digest=config.config_digest,
+    )
+    save(comparison, context.out)
+    context.report.progress(1, 2, "file")
+    (context.out / PAGE).write_text(render(comparison), encoding="utf-8")
+    context.report.progress(2, 2, "file")
+    headline: dict[str, Any] = {}
+    for arm in comparison.arms:
+        for name in ("gold_reward", "rm_score", "kl_to_sft"):
+            mean = analysis.finals(comparison, arm, lambda final, name=name: getattr(final, name))  # type: ignore[misc]
+            headline[f"{arm}.{name}"] = mean.mean if mean else None
+    return headline

@@ -89,7 +89,7 @@ def _fresh_rollouts(prompts: Any, inputs: Mapping[str, Path], config: EvaluateSt
     return roll_out(
         load_policy(inputs["policy"]).to(device).eval(),
         load_policy(inputs["reference"]).to(device).eval(),
-        load_tokenizer(inputs["policy"]),
+        load_tokenizer(inputs["policy"]).tokenizer,
         choose_prompts(prompts, evaluation.prompts, context.seed),
         evaluation.samples,
         context.seed,

@@ -33,7 +33,7 @@ def build(inputs: Mapping[str, Path], config: PpoStage, context: StageContext) -
     from inverse_alignment.text.tokenizers import load_tokenizer
 
     resume = checkpoint.newest(context.partial)
-    tokenizer = load_tokenizer(inputs["policy"])
+    tokenizer = load_tokenizer(inputs["policy"]).tokenizer
     policy = load_policy(resume / "policy" if resume else inputs["policy"])
     learner, first, reward_digest = _learner(policy, resume, inputs, config, context)
     truncate_metrics(context.partial / "metrics.jsonl", learner.step)

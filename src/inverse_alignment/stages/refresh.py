@@ -69,7 +69,7 @@ def build(inputs: Mapping[str, Path], config: RefreshStage, context: StageContex
 
     device, rows = pick_device(context.runtime.device), context.runtime.scoring_rows
     incumbent = load_calibrated(inputs["reward"], device, config.context, rows)
-    tokenizer = load_tokenizer(inputs["reward"])
+    tokenizer = load_tokenizer(inputs["reward"]).tokenizer
     model = load_reward_model(inputs["reward"]).to(device)
     trained = _train(model, tokenizer, inputs, config, context)
     challenger = _calibrate(RewardScorer(model, tokenizer, config.context, rows), inputs)

@@ -81,7 +81,7 @@ def _start(inputs: Mapping[str, Path], config: RewardStage, context: StageContex
     from inverse_alignment.models.specs import InitialisedModel
     from inverse_alignment.text.tokenizers import load_tokenizer
 
-    tokenizer = load_tokenizer(inputs["tokenizers"] / "reward")
+    tokenizer = load_tokenizer(inputs["tokenizers"] / "reward").tokenizer
     spec = config.model
     if isinstance(config.reward, CheckpointReward):
         model = load_reward_model(inputs["reward_model"])

@@ -46,7 +46,7 @@ def build(inputs: Mapping[str, Path], config: RolloutStage, context: StageContex
     rollouts = roll_out(
         policy,
         reference,
-        load_tokenizer(inputs["policy"]),
+        load_tokenizer(inputs["policy"]).tokenizer,
         choose_prompts(prompts, rollout.prompts, context.seed),
         rollout.samples,
         context.seed,

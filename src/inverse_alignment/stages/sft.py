@@ -47,7 +47,7 @@ def build(inputs: Mapping[str, Path], config: SftStage, context: StageContext) -
     from inverse_alignment.models.specs import InitialisedModel
     from inverse_alignment.text.tokenizers import load_tokenizer
 
-    tokenizer = load_tokenizer(inputs["tokenizers"] / "policy")
+    tokenizer = load_tokenizer(inputs["tokenizers"] / "policy").tokenizer
     spec = config.model
     if isinstance(spec, InitialisedModel):
         model = new_policy(spec, tokenizer, context.seed)

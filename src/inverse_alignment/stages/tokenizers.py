@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ class TokenizersConfig(Section):
 
 def build(inputs: Mapping[str, Path], config: TokenizersConfig, context: StageContext) -> dict[str, Any]:
     """Write `policy/` and `reward/`: equal bytes where both are trained here with one vocabulary size."""
-    from inverse_alignment.data.sources import read_texts
     from inverse_alignment.text.tokenizers import load_tokenizer, train_tokenizer
 
     trained: dict[int, Any] = {}
@@ -33,12 +32,26 @@ def build(inputs: Mapping[str, Path], config: TokenizersConfig, context: StageCo
     for done, (role, spec) in enumerate((("policy", config.policy), ("reward", config.reward)), start=1):
         if isinstance(spec, InitialisedModel):
             if spec.vocab_size not in trained:
-                texts = (text for source in config.sources for text in read_texts(source, inputs[f"source.{source.name}"]))
-                trained[spec.vocab_size] = train_tokenizer(texts, spec.vocab_size)
+                trained[spec.vocab_size] = train_tokenizer(_texts(config.sources, inputs), spec.vocab_size)
             tokenizer = trained[spec.vocab_size]
         else:
-            tokenizer = load_tokenizer(inputs[f"{role}_model"])
+            loaded = load_tokenizer(inputs[f"{role}_model"])
+            tokenizer = loaded.tokenizer
+            notes += loaded.notes
         tokenizer.save_pretrained(context.out / role)
         sizes[role] = len(tokenizer)
         context.report.progress(done, 2, "tokenizers")
     return {"policy_vocabulary": sizes["policy"], "reward_vocabulary": sizes["reward"]} | ({"notes": notes} if notes else {})
+
+
+def _texts(sources: tuple[SourceConfig, ...], inputs: Mapping[str, Path]) -> Iterator[str]:
+    """Every turn and answer of the sources, row by row."""
+    from inverse_alignment.core.records import Comparison
+    from inverse_alignment.data.sources import read
+
+    for source in sources:
+        for pair in read(source, inputs[f"source.{source.name}"]):
+            if isinstance(pair, Comparison):
+                yield from (message.content for message in pair.prompt.messages)
+                yield pair.chosen
+                yield pair.rejected

@@ -33,8 +33,5 @@ def coloured_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], mask
         assert isinstance(text, str)
         colour = (COUNTS if counts else IGNORED)[place % 2]
         style = f"{SPECIAL} {colour}" if token in special else colour
-        # a backslash at the end would escape the closing tag
-        shown = escape(text.replace("\n", "⏎\n"))
-        shown = f"{shown}\u200b" if text.endswith("\\") else shown
-        parts.append(f"[{style}]{shown}[/]")
+        parts.append(f"[{style}]{escape(text.replace(chr(10), '⏎' + chr(10)))}[/]")
     return "".join(parts)

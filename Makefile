@@ -1,0 +1,53 @@
+# Everything a person does here, one command each. `make` lists them.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := 1
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the locked dependencies into $(VENV) (about two minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+.PHONY: setup
+setup: $(STAMP) data ## create .venv, install the locked dependencies, make the dataset
+
+.PHONY: data
+data: $(STAMP) ## write the published dataset into data/ and check it against data.dvc
+	@$(BIN)/inverse-alignment data make
+
+.PHONY: run
+run: setup ## run the main job: three arms on the embedded text world, then a report
+	@$(BIN)/inverse-alignment run
+
+.PHONY: test
+test: setup ## the tests (minutes, CPU only)
+	@$(BIN)/python -m pytest -m "not slow"
+
+.PHONY: test-all
+test-all: setup ## the tests and the slow checks
+	@$(BIN)/python -m pytest
+
+.PHONY: check
+check: $(STAMP) ## ruff, the type checker and the import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+.PHONY: format
+format: $(STAMP) ## put the code into its one format
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+.PHONY: clean
+clean: ## remove what was derived here: artifacts, reports, local servers' records; keeps .venv and data
+	@rm -rf artifacts reports .prefect mlruns mlflow.db .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12

@@ -1,0 +1,235 @@
+"""Pooling sources into one preference set: merge, remove duplicates, split by prompt, drop what says nothing, count."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import Field
+
+from inverse_alignment.core.configuration import Section
+from inverse_alignment.core.errors import UserError
+from inverse_alignment.core.records import SPLITS, Comparison, Split, iter_jsonl, write_jsonl
+from inverse_alignment.data.sources import Dropped, SourceConfig, read
+from inverse_alignment.data.splits import SplitShares, hashed_split, stated_split
+from inverse_alignment.data.statistics import Statistics, describe
+from inverse_alignment.text.render import Degenerate, EncodedPair
+
+STATISTICS = "statistics.json"
+
+
+class AggregateSettings(Section):
+    """How sources are pooled."""
+
+    shares: SplitShares = Field(SplitShares(), description="expected share of prompts in each split")
+    seed: int = Field(0, ge=0, description="of the hash that splits prompts")
+    respect_source_splits: bool = Field(
+        False,
+        description="use the files' own split columns, carving gate out of train; prompts without one are split by hash",
+    )
+    max_dropped_share: float = Field(
+        0.5, ge=0, le=1, description="most rows a source may lose to degenerate content or truncation, duplicates apart"
+    )
+
+
+class Tokenise(Protocol):
+    """A tokenizer with its length limit, as far as aggregation cares (`text.render.PairEncoder`)."""
+
+    def encode_pair(self, comparison: Comparison) -> EncodedPair | Degenerate:
+        """Token ids of both answers, or why they make no pair."""
+
+
+@dataclass(frozen=True)
+class PreferenceSet:
+    """Pairs from all sources, each with its provenance and split, and statistics of what was read and kept."""
+
+    comparisons: tuple[Comparison, ...]
+    statistics: Statistics = field(default_factory=dict)
+
+    def split(self, name: Split) -> tuple[Comparison, ...]:
+        """The pairs of one split, in the order of the set."""
+        return tuple(c for c in self.comparisons if c.provenance.split == name)
+
+
+def aggregate(
+    sources: Sequence[SourceConfig],
+    settings: AggregateSettings,
+    tokenise: Sequence[Tokenise] = (),
+    paths: Mapping[str, Path] | None = None,
+) -> PreferenceSet:
+    """Read all sources and pool them; see `pool`.
+
+    Args:
+        sources: in order of precedence: of duplicates the first is kept.
+        settings: how they are pooled.
+        tokenise: the tokenizers that will read the pairs; a pair must hold a preference for each of them.
+        paths: by source name, where a file lies if not at the source's own path.
+
+    Raises:
+        UserError: two sources share a name, a file is broken, or `pool` refuses.
+    """
+    repeated = [name for name, count in Counter(s.name for s in sources).items() if count > 1]
+    if repeated:
+        raise UserError(
+            f"two sources are named '{repeated[0]}'", where="data.sources", fix="give each source a name of its own"
+        )
+    at = paths or {}
+    return pool((row for source in sources for row in read(source, at.get(source.name))), settings, tokenise)
+
+
+def pool(
+    rows: Iterable[Comparison | Dropped], settings: AggregateSettings, tokenise: Sequence[Tokenise] = ()
+) -> PreferenceSet:
+    """Pool rows of all sources into a preference set.
+
+    Of equal pairs (same conversation, chosen and rejected, whoever labelled them) the first is kept. No prompt id lies
+    in two splits.
+
+    Raises:
+        UserError: an id occurs twice in a dataset, a source loses more than `max_dropped_share`, or a split with a
+            positive share is empty.
+    """
+    unique, dropped = _without_duplicates(rows)
+    kept: list[Comparison] = []
+    truncated: list[str] = []
+    for comparison in unique:
+        encoded = [tokeniser.encode_pair(comparison) for tokeniser in tokenise]
+        reasons = [item for item in encoded if not isinstance(item, EncodedPair)]
+        if reasons:
+            dropped.append(Dropped(comparison.provenance, reasons[0], comparison.id))
+            continue
+        kept.append(comparison)
+        if any(isinstance(item, EncodedPair) and item.truncated for item in encoded):
+            truncated.append(comparison.id)
+    _refuse_large_losses(kept, dropped, settings.max_dropped_share)
+    placed = _placed(kept, settings)
+    _require_splits(placed, settings.shares)
+    return PreferenceSet(tuple(placed), describe(placed, dropped, truncated))
+
+
+def write_preferences(folder: Path, preferences: PreferenceSet) -> None:
+    """Write `train.jsonl`, `validation.jsonl`, `gate.jsonl`, `test.jsonl` and `statistics.json`.
+
+    Equal sets give equal bytes. The folder is made if need be.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in SPLITS:
+        write_jsonl(folder / f"{split}.jsonl", preferences.split(split))
+    text = json.dumps(preferences.statistics, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    (folder / STATISTICS).write_text(text + "\n", encoding="utf-8")
+
+
+def read_preferences(folder: Path) -> PreferenceSet:
+    """Read what `write_preferences` wrote; pairs come split by split.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    comparisons = tuple(c for split in SPLITS for c in read_split(folder, split))
+    path = folder / STATISTICS
+    try:
+        return PreferenceSet(comparisons, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read: {error}", where=str(path), fix=_REBUILD) from error
+
+
+def read_split(folder: Path, split: Split) -> list[Comparison]:
+    """The pairs of one split.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    path = folder / f"{split}.jsonl"
+    if not path.is_file():
+        raise UserError("the preference set lacks a split", where=str(path), fix=_REBUILD)
+    return list(iter_jsonl(path, Comparison))
+
+
+_REBUILD = "delete the artifact's folder so that it is built again"
+
+
+def _without_duplicates(rows: Iterable[Comparison | Dropped]) -> tuple[list[Comparison], list[Dropped]]:
+    unique: list[Comparison] = []
+    dropped: list[Dropped] = []
+    ids: set[tuple[str, str]] = set()
+    contents: set[tuple[str, str, str]] = set()
+    for row in rows:
+        origin = row.provenance
+        name = (origin.dataset, origin.original_id)
+        if name in ids:
+            raise UserError(
+                f"two rows have the id '{origin.original_id}'",
+                where=f"source '{origin.dataset}', id '{origin.original_id}'",
+                fix="make ids unique, or set columns.id: null to use row numbers",
+            )
+        ids.add(name)
+        if isinstance(row, Dropped):
+            dropped.append(row)
+            continue
+        content = (row.prompt.key, row.chosen, row.rejected)
+        if content in contents:
+            dropped.append(Dropped(origin, "duplicate", row.id))
+            continue
+        contents.add(content)
+        unique.append(row)
+    return unique, dropped
+
+
+def _refuse_large_losses(kept: Sequence[Comparison], dropped: Sequence[Dropped], limit: float) -> None:
+    """A duplicate loses nothing, so it does not count here."""
+    good = Counter(c.provenance.dataset for c in kept)
+    lost: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in dropped:
+        if row.reason != "duplicate":
+            lost[row.provenance.dataset][row.reason] += 1
+    for name in sorted(lost):
+        bad = lost[name].total()
+        share = bad / (bad + good[name])
+        if share > limit:
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(lost[name].items()))
+            raise UserError(
+                f"{bad} of {bad + good[name]} rows ({share:.0%}) hold no preference ({reasons})",
+                where=f"source '{name}', data.aggregate.max_dropped_share={limit:g}",
+                fix="if truncation is the cause raise the models' context, else mend the source, or raise the limit",
+            )
+
+
+def _placed(comparisons: Sequence[Comparison], settings: AggregateSettings) -> list[Comparison]:
+    """The pairs with their split set."""
+    ids = [c.prompt.id for c in comparisons]
+    stated: dict[str, set[Split]] = defaultdict(set)
+    if settings.respect_source_splits:
+        for prompt_id, comparison in zip(ids, comparisons, strict=True):
+            if comparison.provenance.split is not None:
+                stated[prompt_id].add(comparison.provenance.split)
+    place: dict[str, Split] = {
+        prompt_id: stated_split(prompt_id, stated[prompt_id], settings.shares, settings.seed)
+        if prompt_id in stated
+        else hashed_split(prompt_id, settings.shares, settings.seed)
+        for prompt_id in set(ids)
+    }
+    return list(_with_splits(comparisons, ids, place))
+
+
+def _with_splits(
+    comparisons: Sequence[Comparison], ids: Sequence[str], place: Mapping[str, Split]
+) -> Iterator[Comparison]:
+    for prompt_id, comparison in zip(ids, comparisons, strict=True):
+        provenance = comparison.provenance.model_copy(update={"split": place[prompt_id]})
+        yield comparison.model_copy(update={"provenance": provenance})
+
+
+def _require_splits(comparisons: Sequence[Comparison], shares: SplitShares) -> None:
+    prompts = {split: {c.prompt.id for c in comparisons if c.provenance.split == split} for split in SPLITS}
+    for split in SPLITS:
+        if getattr(shares, split) > 0 and not prompts[split]:
+            counts = ", ".join(f"{name} {len(prompts[name])}" for name in SPLITS)
+            raise UserError(
+                f"no prompt falls into '{split}' (prompts: {counts})",
+                where=f"data.aggregate.shares.{split}={getattr(shares, split):g}",
+                fix="add data, raise that share, change data.aggregate.seed, or set the share to 0 if you can do without",
+            )
