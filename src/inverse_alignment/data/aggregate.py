@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pydantic import Field
 
@@ -29,7 +29,12 @@ class AggregateSettings(Section):
     seed: int = Field(0, ge=0, description="of the hash that splits prompts")
     respect_source_splits: bool = Field(
         False,
-        description="use the files' own split columns, carving gate out of train; prompts without one are split by hash",
+        description="use the files' own split columns and carve gate out of train; where there is none, split by hash",
+    )
+    duplicates: Literal["pair", "label"] = Field(
+        "pair",
+        description="what is a duplicate: the same conversation and answers in the same order (pair), or that from the "
+        "same annotator (label), so that two annotators who agree count twice",
     )
     max_dropped_share: float = Field(
         0.5, ge=0, le=1, description="most rows a source may lose to degenerate content or truncation, duplicates apart"
@@ -86,14 +91,13 @@ def pool(
 ) -> PreferenceSet:
     """Pool rows of all sources into a preference set.
 
-    Of equal pairs (same conversation, chosen and rejected, whoever labelled them) the first is kept. No prompt id lies
-    in two splits.
+    Of duplicates (see `AggregateSettings.duplicates`) the first is kept. No prompt id lies in two splits.
 
     Raises:
         UserError: an id occurs twice in a dataset, a source loses more than `max_dropped_share`, or a split with a
             positive share is empty.
     """
-    unique, dropped = _without_duplicates(rows)
+    unique, dropped = _without_duplicates(rows, settings.duplicates)
     kept: list[Comparison] = []
     truncated: list[str] = []
     for comparison in unique:
@@ -152,11 +156,13 @@ def read_split(folder: Path, split: Split) -> list[Comparison]:
 _REBUILD = "delete the artifact's folder so that it is built again"
 
 
-def _without_duplicates(rows: Iterable[Comparison | Dropped]) -> tuple[list[Comparison], list[Dropped]]:
+def _without_duplicates(
+    rows: Iterable[Comparison | Dropped], same: Literal["pair", "label"]
+) -> tuple[list[Comparison], list[Dropped]]:
     unique: list[Comparison] = []
     dropped: list[Dropped] = []
     ids: set[tuple[str, str]] = set()
-    contents: set[tuple[str, str, str]] = set()
+    contents: set[tuple[str, ...]] = set()
     for row in rows:
         origin = row.provenance
         name = (origin.dataset, origin.original_id)
@@ -170,7 +176,9 @@ def _without_duplicates(rows: Iterable[Comparison | Dropped]) -> tuple[list[Comp
         if isinstance(row, Dropped):
             dropped.append(row)
             continue
-        content = (row.prompt.key, row.chosen, row.rejected)
+        content: tuple[str, ...] = (row.prompt.key, row.chosen, row.rejected)
+        if same == "label":
+            content += (origin.annotator,)
         if content in contents:
             dropped.append(Dropped(origin, "duplicate", row.id))
             continue
@@ -231,5 +239,5 @@ def _require_splits(comparisons: Sequence[Comparison], shares: SplitShares) -> N
             raise UserError(
                 f"no prompt falls into '{split}' (prompts: {counts})",
                 where=f"data.aggregate.shares.{split}={getattr(shares, split):g}",
-                fix="add data, raise that share, change data.aggregate.seed, or set the share to 0 if you can do without",
+                fix="add data, raise that share, change data.aggregate.seed, or set the share to 0 to do without",
             )

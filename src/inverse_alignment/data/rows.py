@@ -91,7 +91,8 @@ def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 def _require_file(path: Path) -> None:
     if path.is_dir():
         inside = sorted(child.name for child in path.iterdir())
-        raise UserError("is a folder, not a file", where=str(path), fix=f"name one file: {', '.join(inside[:5]) or 'it is empty'}")
+        fix = f"name one file: {', '.join(inside[:5]) or 'it is empty'}"
+        raise UserError("is a folder, not a file", where=str(path), fix=fix)
     if not path.exists():
         beside = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else None
         fix = f"the folder {path.parent} does not exist either" if beside is None else nearest(path.name, beside)
@@ -118,7 +119,8 @@ def _lines(path: Path) -> Iterator[bytes]:
             fix="fetch the file again; `gzip -t` checks it",
         ) from error
     except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror or error}", where=str(path), fix="check its permissions") from error
+        why = error.strerror or str(error)
+        raise UserError(f"cannot be read: {why}", where=str(path), fix="check its permissions") from error
 
 
 def _opened(path: Path) -> BufferedReader | gzip.GzipFile:

@@ -30,6 +30,7 @@ RowReason = Literal[
     "transcripts differ before the last turn",
 ]
 Reason = RowReason | Degenerate | Literal["duplicate"]
+_NAME = r"^[A-Za-z0-9._-]+$"
 OTHER_SPLIT_NAMES: dict[str, Split] = {"valid": "validation", "val": "validation", "dev": "validation"}
 
 
@@ -76,14 +77,12 @@ class FileSource(Section):
     """What the sources have in common: where the file lies, and what to assume where its rows are silent."""
 
     path: str = Field(description="file to read", json_schema_extra=NOT_IDENTITY)
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9._-]+$", description="name of the dataset in provenance and statistics: letters, digits, . _ -"
-    )
+    name: str = Field(pattern=_NAME, description="name of the dataset in provenance: letters, digits, . _ -")
     source_chosen: str = Field("unnamed", min_length=1, description="policy of chosen answers where rows name none")
     source_rejected: str = Field("unnamed", min_length=1, description="policy of rejected answers where rows name none")
     annotator: str = Field("unnamed", min_length=1, description="annotator where rows name none")
     licence: str = Field("unknown", min_length=1, description="licence where rows state none")
-    margin: float | None = Field(None, gt=0, le=1, description="strength of preference where rows state none; null: unknown")
+    margin: float | None = Field(None, gt=0, le=1, description="strength where rows state none; null: unknown")
     limit: int | None = Field(None, ge=1, description="use the first n rows that `splits` lets pass; null: all")
     on_degenerate: Literal["drop", "refuse"] = Field(
         "drop", description="rows that hold no preference (an empty text, equal answers): drop and count, or refuse"
@@ -115,7 +114,7 @@ class HhSource(FileSource):
     r"""Anthropic's HH transcripts: `{"chosen": "\n\nHuman: …\n\nAssistant: …", "rejected": …}` a line."""
 
     format: Literal["hh"] = "hh"
-    name: str = Field("hh-rlhf", pattern=r"^[A-Za-z0-9._-]+$", description="name of the dataset")
+    name: str = Field("hh-rlhf", pattern=_NAME, description="name of the dataset")
     annotator: str = Field("human:crowd", min_length=1, description="who labelled the file")
     licence: str = Field("MIT", min_length=1, description="licence of the file")
 
@@ -182,13 +181,17 @@ def _pairs(source: SourceConfig, file: Path) -> Iterator[tuple[Row, _Pair, Prove
         case HhSource():
             for row in jsonl_rows(file):
                 chosen, rejected = _transcript(row, "chosen"), _transcript(row, "rejected")
-                yield row, _Pair(chosen[:-1], rejected[:-1], chosen[-1].content, rejected[-1].content), Provenance(
-                    dataset=source.name,
-                    source_chosen=source.source_chosen,
-                    source_rejected=source.source_rejected,
-                    annotator=source.annotator,
-                    licence=source.licence,
-                    original_id=str(row.number),
+                yield (
+                    row,
+                    _Pair(chosen[:-1], rejected[:-1], chosen[-1].content, rejected[-1].content),
+                    Provenance(
+                        dataset=source.name,
+                        source_chosen=source.source_chosen,
+                        source_rejected=source.source_rejected,
+                        annotator=source.annotator,
+                        licence=source.licence,
+                        original_id=str(row.number),
+                    ),
                 )
 
 
@@ -263,9 +266,7 @@ def _optional(row: Row, columns: ColumnMap, field: str) -> Any:
 
 
 def _suggestion(row: Row, column: str) -> str:
-    nested = [
-        f"{name}.{inner}" for name, value in row.values.items() if isinstance(value, Mapping) for inner in value
-    ]
+    nested = [f"{name}.{inner}" for name, value in row.values.items() if isinstance(value, Mapping) for inner in value]
     return nearest(column, [*row.columns, *nested])
 
 
@@ -330,10 +331,11 @@ def _messages(row: Row, column: str, value: Any) -> tuple[Message, ...]:
 
 def _message(row: Row, field: str, item: Any) -> Message:
     if not isinstance(item, Mapping) or "role" not in item or "content" not in item:
-        raise UserError("is not a {role, content} object", where=row.at(field), fix='write {"role": "user", "content": "…"}')
-    role = item["role"]
-    if role not in get_args(Role):
-        raise UserError(f"unknown role {role!r}", where=row.at(f"{field}.role"), fix=nearest(str(role), list(get_args(Role))))
+        fix = 'write {"role": "user", "content": "…"}'
+        raise UserError("is not a {role, content} object", where=row.at(field), fix=fix)
+    role, roles = item["role"], list(get_args(Role))
+    if role not in roles:
+        raise UserError(f"unknown role {role!r}", where=row.at(f"{field}.role"), fix=nearest(str(role), roles))
     return Message(role=role, content=_text(row, f"{field}.content", item["content"]))
 
 

@@ -104,8 +104,9 @@ def load_tokenizer(path: Path) -> LoadedTokenizer:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers, tokenizers and json each raise types of their own, some bare Exception
+        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"transformers cannot load a tokenizer: {str(error).strip().splitlines()[0] if str(error).strip() else error!r}",
+            f"transformers cannot load a tokenizer: {why}",
             where=str(path),
             fix="the folder must hold tokenizer.json, as `tokenizer.save_pretrained(folder)` writes it",
         ) from error
