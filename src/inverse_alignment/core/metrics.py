@@ -34,10 +34,7 @@ class FileReport:
     """Appends one JSON object a line to `path` and passes progress, with the newest values, to a listener."""
 
     path: Path
-    listener: METRICS_EVERY = 10
-"""Steps between two rows of a trainer's metrics."""
-
-Listener = ignore
+    listener: Listener = ignore
 
     def __post_init__(self) -> None:
         self._newest: dict[str, float] = {}
