@@ -1,0 +1,67 @@
+"""Arms × seeds side by side: every arm of a seed starts from the same data, SFT policy and reward model."""
+
+from __future__ import annotations
+
+import re
+
+from flows.inverse_alignment import Round, RunArm, Start, inverse_alignment, shared_data, shared_start
+from inverse_alignment.config import PipelineConfig
+from inverse_alignment.core.artifact import Artifact
+from inverse_alignment.core.errors import UserError
+from tasks import stages
+
+ARM_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+def compare(config: PipelineConfig, run_arm: RunArm = inverse_alignment) -> Artifact:
+    """Run every arm for every seed and set them side by side; the comparison, with its report.
+
+    Raises:
+        UserError: an arm's name cannot name nodes.
+    """
+    require_names(config)
+    data = shared_data(config)
+    starts = {seed: shared_start(config, seed, data) for seed in config.seeds}
+    results: dict[str, Artifact] = {}
+    for seed, start in starts.items():
+        results |= _start_results(seed, start)
+    for seed, start in starts.items():
+        for arm in config.arms:
+            for index, round_ in enumerate(run_arm(config, arm, seed, start)):
+                results |= _round_results(f"{arm}.s{seed}.r{index}", round_)
+    return stages.compare(config, data.preferences, results)
+
+
+def require_names(config: PipelineConfig) -> None:
+    """Refuse what cannot be a node's name in DVC and Prefect, and seeds and sources given twice.
+
+    Raises:
+        UserError: an arm's name has other characters than a-z, 0-9 and dashes, a seed is there twice or negative, or
+            two sources have one name.
+    """
+    for arm in config.arms:
+        if not ARM_NAME.fullmatch(arm):
+            raise UserError(
+                f"'{arm}' cannot name an arm", where=f"arms.{arm}", fix="use lower-case letters, digits and dashes"
+            )
+    if len(set(config.seeds)) < len(config.seeds) or min(config.seeds) < 0:
+        raise UserError(
+            f"seeds {list(config.seeds)} must be different and not negative", where="seeds", fix="name each seed once"
+        )
+    names = [source.name for source in config.data.sources]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"two sources are called '{twice[0]}'", where="data.sources", fix="give each its own name")
+
+
+def _start_results(seed: int, start: Start) -> dict[str, Artifact]:
+    return {f"sft.s{seed}": start.sft, f"reward.s{seed}": start.reward, f"start.s{seed}": start.evaluation}
+
+
+def _round_results(at: str, round_: Round) -> dict[str, Artifact]:
+    made = {
+        "select": round_.selection,
+        "refresh": round_.refresh,
+        "ppo": round_.ppo,
+        "evaluate": round_.evaluation,
+    }
+    return {f"{stage}.{at}": artifact for stage, artifact in made.items() if artifact is not None}

@@ -1,0 +1,146 @@
+"""Inverse alignment of one arm: the README's sentence, as plain Python that any driver can run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pydantic import BaseModel, ConfigDict
+
+from inverse_alignment.config import PipelineConfig
+from inverse_alignment.core.artifact import Artifact
+from inverse_alignment.stages.select import NoSelection
+from tasks.stages import aggregate, evaluate, ppo, refresh, reward_model, roll_out, select, sft, tokenizers
+
+
+class Frozen(BaseModel):
+    """Artifacts under names; small JSON, so that it can cross into a subflow."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Data(Frozen):
+    """What every seed and arm shares."""
+
+    tokenizers: Artifact
+    preferences: Artifact
+
+
+class Start(Frozen):
+    """What every arm of one seed starts from."""
+
+    preferences: Artifact
+    sft: Artifact
+    reference_rollouts: Artifact
+    reward: Artifact
+    evaluation: Artifact
+
+
+class Round(Frozen):
+    """What one round of an arm made; an arm without refresh has no selection and no refresh."""
+
+    rollouts: Artifact
+    selection: Artifact | None
+    refresh: Artifact | None
+    ppo: Artifact
+    evaluation: Artifact
+
+
+RunArm = Callable[[PipelineConfig, str, int, Start], tuple[Round, ...]]
+"""Runs one arm for one seed: `inverse_alignment`, or the same as a subflow."""
+
+
+def shared_data(config: PipelineConfig) -> Data:
+    """The pooled preferences, and the tokenizers that cut them."""
+    made = tokenizers(config)
+    return Data(tokenizers=made, preferences=aggregate(config, made))
+
+
+def shared_start(config: PipelineConfig, seed: int, data: Data) -> Start:
+    """The SFT policy, the first reward model, and what they are worth."""
+    preferences = data.preferences
+    start = sft(config, seed, preferences, data.tokenizers)
+    policy = start.part("policy")
+    sample = roll_out(
+        f"reference-s{seed}",
+        config,
+        seed,
+        policy=policy,
+        reference=policy,
+        preferences=preferences,
+        rollout=config.reference_sample,
+    )
+    reward = reward_model(
+        config, seed, preferences=preferences, tokenizers=data.tokenizers, reference_rollouts=sample, sft=start
+    )
+    evaluation = evaluate(
+        f"start-s{seed}",
+        config,
+        seed,
+        policy=policy,
+        reference=policy,
+        reward=reward.part("model"),
+        preferences=preferences,
+    )
+    return Start(
+        preferences=preferences, sft=start, reference_rollouts=sample, reward=reward, evaluation=evaluation
+    )
+
+
+def inverse_alignment(config: PipelineConfig, arm: str, seed: int, start: Start) -> tuple[Round, ...]:
+    """Refresh the reward model where the policy now is, optimise the policy against it, and again."""
+    config = config.for_arm(arm)
+    preferences, reference = start.preferences, start.sft.part("policy")
+    policy, reward, state = reference, start.reward, None
+    rounds: list[Round] = []
+    for index in range(config.rounds):
+        at = f"{arm}-s{seed}-r{index}"
+        rollouts = roll_out(
+            f"{at}-rollout",
+            config,
+            seed,
+            policy=policy,
+            reference=reference,
+            preferences=preferences,
+            rollout=config.rollout,
+        )
+        selection = refreshed = before = None
+        if not isinstance(config.selection, NoSelection):
+            before = reward.part("model")
+            selection = select(f"{at}-select", config, seed, preferences=preferences, rollouts=rollouts)
+            reward = refreshed = refresh(
+                f"{at}-refresh",
+                config,
+                seed,
+                reward=before,
+                selection=selection,
+                preferences=preferences,
+                rollouts=rollouts,
+                reference_rollouts=start.reference_rollouts,
+            )
+        optimised = ppo(
+            f"{at}-ppo",
+            config,
+            seed,
+            policy=policy,
+            reference=reference,
+            reward=reward.part("model"),
+            preferences=preferences,
+            state=state,
+        )
+        policy, state = optimised.part("policy"), optimised.part("state")
+        evaluation = evaluate(
+            f"{at}-evaluate",
+            config,
+            seed,
+            policy=policy,
+            reference=reference,
+            reward=reward.part("model"),
+            preferences=preferences,
+            reward_before=before,
+            rollouts=rollouts,
+            ppo=optimised,
+        )
+        rounds.append(
+            Round(rollouts=rollouts, selection=selection, refresh=refreshed, ppo=optimised, evaluation=evaluation)
+        )
+    return tuple(rounds)

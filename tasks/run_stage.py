@@ -1,0 +1,427 @@
+"""The single door between a flow and its stages: one call, several drivers.
+
+A flow calls `run_stage`; what happens is up to the driver of the moment: `Execute` builds or reuses, `Plan` says what a
+run would do, `Graph` only draws, `UpTo` runs one node and what it needs. Light: nothing here imports Prefect, MLflow or
+torch, and a stage's module is imported only when it has to run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from inverse_alignment.core.artifact import METRICS, PENDING, RUNTIME, Artifact, pending
+from inverse_alignment.core.configuration import Section, identity_of
+from inverse_alignment.core.context import RuntimeConfig, StageContext
+from inverse_alignment.core.errors import UserError, nearest
+from inverse_alignment.core.fingerprint import code_digest, fingerprint, identity, versions
+from inverse_alignment.core.metrics import FileReport
+from inverse_alignment.core.store import Entry, Store
+from inverse_alignment.stages.registry import STAGES, StageSpec
+
+Stages = Mapping[str, StageSpec]
+PLANNED = ("pending", "node")  # schemes of the artifacts that `Graph` and `Plan` hand out
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage in one place of the graph: its name there, its named inputs and its configuration."""
+
+    name: str
+    stage: str
+    inputs: Mapping[str, Artifact]
+    config: Section
+    seed: int | None = None
+
+
+class Driver(Protocol):
+    """What becomes of the stages that a flow asks for."""
+
+    def run(self, node: Node) -> Artifact:
+        """The node's artifact, made, found, or only planned."""
+
+
+class Observer(Protocol):
+    """Who is told about stages while they run: a display, a tracker.
+
+    A reused node is reported by `finished` alone, with `entry.reused`.
+    """
+
+    def started(self, node: Node, why: str) -> None:
+        """The node has to run, and why."""
+
+    def progress(self, node: Node, done: int, total: int, unit: str, values: Mapping[str, float]) -> None:
+        """`done` of `total` units of work are finished; `values` are the newest metrics."""
+
+    def finished(self, node: Node, entry: Entry, seconds: float) -> None:
+        """The artifact is there, built or reused."""
+
+    def failed(self, node: Node, error: BaseException) -> None:
+        """The node ended with an error, or was interrupted."""
+
+
+_driver: ContextVar[Driver | None] = ContextVar("driver", default=None)
+_observers: ContextVar[tuple[Observer, ...]] = ContextVar("observers", default=())
+
+
+@contextmanager
+def driving(driver: Driver) -> Iterator[None]:
+    """Let `driver` decide what becomes of the stages that the block asks for."""
+    token = _driver.set(driver)
+    try:
+        yield
+    finally:
+        _driver.reset(token)
+
+
+@contextmanager
+def observing(*observers: Observer) -> Iterator[None]:
+    """Tell these observers, besides its own, about every node that an `Execute` runs inside the block."""
+    token = _observers.set((*_observers.get(), *observers))
+    try:
+        yield
+    finally:
+        _observers.reset(token)
+
+
+def run_stage(
+    node_name: str, stage: str, inputs: Mapping[str, Artifact], config: Section, seed: int | None = None
+) -> Artifact:
+    """Ask the driver of the moment for a stage's artifact."""
+    driver = _driver.get()
+    if driver is None:
+        raise RuntimeError(f"no driver for {node_name}: call the flow inside `with driving(...)`")
+    return driver.run(Node(node_name, stage, dict(inputs), config, seed))
+
+
+def identify(node: Node, stages: Stages = STAGES) -> dict[str, Any]:
+    """Everything that decides the bytes of a node's artifact; every input must be known."""
+    spec = stages[node.stage]
+    digests = {name: artifact.digest for name, artifact in node.inputs.items()}
+    return identity(
+        node.stage, code_digest(spec.module), identity_of(node.config), node.seed, digests, versions(spec.packages)
+    )
+
+
+def producer(artifact: Artifact) -> str | None:
+    """The node that makes a planned artifact; None for one from outside."""
+    scheme, _, rest = artifact.uri.partition(":")
+    return rest.partition("/")[0] if scheme in PLANNED else None
+
+
+def upstream(node: Node) -> list[str]:
+    """The nodes whose artifacts a planned node takes, each once, in the order of its inputs."""
+    return list(dict.fromkeys(name for artifact in node.inputs.values() if (name := producer(artifact))))
+
+
+def ancestors(nodes: Sequence[Node], target: str) -> frozenset[str]:
+    """The nodes that `target` needs, directly or not.
+
+    Raises:
+        UserError: there is no such node.
+    """
+    by_name = {node.name: node for node in nodes}
+    if target not in by_name:
+        raise UserError(f"no node '{target}' in the plan", where="stage", fix=nearest(target, list(by_name)))
+    seen: set[str] = set()
+    todo = upstream(by_name[target])
+    while todo:
+        name = todo.pop()
+        if name not in seen:
+            seen.add(name)
+            todo += upstream(by_name[name])
+    return frozenset(seen)
+
+
+@dataclass(frozen=True)
+class Execute:
+    """Reuses what the store has and builds what it lacks, in this process."""
+
+    store: Store
+    runtime: RuntimeConfig
+    observers: tuple[Observer, ...] = ()
+    stages: Stages = field(default_factory=lambda: STAGES)
+
+    def run(self, node: Node) -> Artifact:
+        """See `Driver.run`."""
+        return self.entry(node).artifact
+
+    def entry(self, node: Node) -> Entry:
+        """The node's artifact with its record.
+
+        Raises:
+            UserError: the stage refuses its inputs or its configuration.
+        """
+        spec, observers = self.stages[node.stage], (*self.observers, *_observers.get())
+        of_node = identify(node, self.stages)
+        began = time.perf_counter()
+
+        def build(out: Path, partial: Path) -> Mapping[str, Any]:
+            why = why_to_run(self.store, node.stage, of_node)
+            for observer in observers:
+                observer.started(node, why)
+            return self._build(node, spec, out, partial, observers)
+
+        try:
+            entry = self.store.materialise(node.stage, spec.kind, spec.parts, of_node, build)
+        except BaseException as error:
+            for observer in observers:
+                observer.failed(node, error)
+            raise
+        for observer in observers:
+            observer.finished(node, entry, time.perf_counter() - began)
+        return entry
+
+    def _build(
+        self, node: Node, spec: StageSpec, out: Path, partial: Path, observers: tuple[Observer, ...]
+    ) -> Mapping[str, Any]:
+        live = partial / METRICS  # survives a kill, beside the checkpoints that it belongs to
+        if {path.name for path in partial.iterdir()} <= {METRICS}:
+            live.unlink(missing_ok=True)  # rows of an attempt that left no checkpoint to go on from
+
+        def listen(done: int, total: int, unit: str, values: Mapping[str, float]) -> None:
+            for observer in observers:
+                observer.progress(node, done, total, unit, values)
+
+        began = time.perf_counter()
+        if self.runtime.threads and "torch" in spec.packages:
+            importlib.import_module("torch").set_num_threads(self.runtime.threads)
+        stage = importlib.import_module(spec.module)
+        inputs = {name: self.store.local(artifact) for name, artifact in node.inputs.items()}
+        context = StageContext(out, partial, FileReport(live, listen), self.runtime, node.seed or 0)
+        metrics = stage.build(inputs, node.config, context)
+        if live.exists():
+            shutil.copyfile(live, out / METRICS)  # a copy: killed before the artifact appears, its rows are still there
+        facts = _circumstances(self.runtime, time.perf_counter() - began)
+        (out / RUNTIME).write_text(json.dumps(facts, indent=1, sort_keys=True))
+        return {name: _finite(value) for name, value in metrics.items()}
+
+
+def why_to_run(store: Store, stage: str, of_node: Mapping[str, Any]) -> str:
+    """Why an identity has to run, and whether it goes on from partial state."""
+    partial = store.partial(stage, of_node)
+    resumes = partial.is_dir() and any(path.name != METRICS for path in partial.iterdir())
+    return store.why_missing(stage, of_node) + ("; continues where it was stopped" if resumes else "")
+
+
+def _circumstances(runtime: RuntimeConfig, seconds: float) -> dict[str, Any]:
+    """Where and how a stage ran, without naming the host."""
+    torch = sys.modules.get("torch")
+    return {
+        "seconds": round(seconds, 3),
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads() if torch else None,
+        "gpu": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None,
+        "runtime": runtime.model_dump(mode="json"),
+    }
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: a metric that is not finite becomes null, at any depth."""
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Graph:
+    """Draws the graph: records nodes and edges, looks at no store and knows no digest."""
+
+    def __init__(self, stages: Stages = STAGES) -> None:
+        self.stages = stages
+        self.nodes: list[Node] = []
+
+    def run(self, node: Node) -> Artifact:
+        """See `Driver.run`."""
+        self.nodes.append(node)
+        spec = self.stages[node.stage]
+        return pending(spec.kind, node.name, spec.parts)
+
+
+Status = Literal["reuse", "run", "depends"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a run would do with one node, and why."""
+
+    node: Node
+    status: Status
+    why: str
+    entry: Entry | None = None
+
+
+class Plan:
+    """Says what a run would do, and builds nothing.
+
+    A node whose inputs are known is *reuse* or *run*; past the first miss digests are not known, and it *depends* on
+    that miss. A node that is bound to equal an earlier one is reuse as well.
+    """
+
+    def __init__(self, store: Store, stages: Stages = STAGES) -> None:
+        self.store = store
+        self.stages = stages
+        self.planned: dict[str, Planned] = {}
+        self._first: dict[str, str] = {}  # symbolic fingerprint -> the first node that has it
+        self._same_as: dict[str, str] = {}  # node -> the first node with its symbolic fingerprint
+
+    @property
+    def nodes(self) -> list[Node]:
+        """All nodes in the order of the flow; inputs made by other nodes name them in their `uri`."""
+        return [item.node for item in self.planned.values()]
+
+    @property
+    def missing(self) -> list[Planned]:
+        """What is not there yet, in the order of the flow."""
+        return [item for item in self.planned.values() if item.status != "reuse"]
+
+    def counts(self) -> dict[Status, int]:
+        """How many nodes have each status."""
+        found: dict[Status, int] = {"reuse": 0, "run": 0, "depends": 0}
+        for item in self.planned.values():
+            found[item.status] += 1
+        return found
+
+    def run(self, node: Node) -> Artifact:
+        """See `Driver.run`."""
+        item = self._plan(node)
+        self.planned[node.name] = item
+        if item.entry is None:
+            spec = self.stages[node.stage]
+            return pending(spec.kind, node.name, spec.parts)
+        return item.entry.artifact.model_copy(update={"uri": f"node:{node.name}"})
+
+    def resolve(self, node: Node) -> Node:
+        """A planned node whose inputs are all there, as `Execute` takes it: with the places of their bytes."""
+        return replace(node, inputs={name: self._located(artifact) for name, artifact in node.inputs.items()})
+
+    def _located(self, artifact: Artifact) -> Artifact:
+        name = producer(artifact)
+        if name is None:
+            return artifact
+        entry = self.planned[name].entry
+        assert entry is not None, f"{name} is not there yet"
+        part = artifact.uri.partition("/")[2]
+        return entry.artifact.part(part) if part else entry.artifact
+
+    def _plan(self, node: Node) -> Planned:
+        earlier = self._twin(node)
+        waits = next((self._same_as[name] for name in self._pending(node)), None)
+        entry = None
+        if waits is None:
+            of_node = identify(node, self.stages)
+            entry = self.store.find(node.stage, of_node)
+        if entry is not None:
+            return Planned(node, "reuse", "", entry)
+        if earlier is not None:
+            return Planned(node, "reuse", f"same as {earlier}")
+        if waits is not None:
+            return Planned(node, "depends", f"depends on {waits}")
+        return Planned(node, "run", why_to_run(self.store, node.stage, of_node))
+
+    @staticmethod
+    def _pending(node: Node) -> list[str]:
+        return [name for artifact in node.inputs.values() if artifact.pending and (name := producer(artifact))]
+
+    def _twin(self, node: Node) -> str | None:
+        """The earlier node with the same stage, configuration, seed and inputs, if there is one."""
+        inputs = {name: self._symbol(artifact) for name, artifact in node.inputs.items()}
+        key = fingerprint(identity(node.stage, "", identity_of(node.config), node.seed, inputs, {}))
+        first = self._first.setdefault(key, node.name)
+        self._same_as[node.name] = first
+        return None if first == node.name else first
+
+    def _symbol(self, artifact: Artifact) -> str:
+        """A digest, or what stands for one that is not known yet."""
+        name = producer(artifact)
+        if artifact.digest != PENDING or name is None:
+            return artifact.digest
+        return f"{self._same_as[name]}/{artifact.uri.partition('/')[2]}"
+
+
+@dataclass(frozen=True)
+class UpTo:
+    """Runs `target` and the nodes it needs; the others stay planned."""
+
+    target: str
+    ancestors: frozenset[str]
+    inner: Driver
+    stages: Stages = field(default_factory=lambda: STAGES)
+
+    def run(self, node: Node) -> Artifact:
+        """See `Driver.run`."""
+        if node.name == self.target or node.name in self.ancestors:
+            return self.inner.run(node)
+        spec = self.stages[node.stage]
+        return pending(spec.kind, node.name, spec.parts)
+
+
+@dataclass
+class Remember:
+    """An observer that keeps the entry of every finished node."""
+
+    entries: dict[str, tuple[Node, Entry]] = field(default_factory=dict)
+
+    def started(self, node: Node, why: str) -> None:
+        """Nothing to keep yet."""
+
+    def progress(self, node: Node, done: int, total: int, unit: str, values: Mapping[str, float]) -> None:
+        """Nothing to keep yet."""
+
+    def finished(self, node: Node, entry: Entry, seconds: float) -> None:
+        """See `Observer.finished`."""
+        self.entries[node.name] = (node, entry)
+
+    def failed(self, node: Node, error: BaseException) -> None:
+        """Nothing to keep."""
+
+
+Flow = Callable[[], Any]
+"""A flow with its configuration applied, ready to be driven."""
+
+
+def draw(flow: Flow, stages: Stages = STAGES) -> list[Node]:
+    """The nodes of a flow, without reading data or looking at a store."""
+    from tasks.external import unread
+
+    graph = Graph(stages)
+    with driving(graph), unread():
+        flow()
+    return graph.nodes
+
+
+def plan(flow: Flow, store: Store, stages: Stages = STAGES) -> Plan:
+    """What a run of the flow would do."""
+    planner = Plan(store, stages)
+    with driving(planner):
+        flow()
+    return planner
+
+
+def run_up_to(flow: Flow, target: str, execute: Execute) -> tuple[Node, Entry]:
+    """Run one node and what it needs; the node as it ran, and its entry.
+
+    Raises:
+        UserError: the flow has no such node.
+    """
+    needed = ancestors(draw(flow, execute.stages), target)
+    remember = Remember()
+    with driving(UpTo(target, needed, execute, execute.stages)), observing(remember):
+        flow()
+    return remember.entries[target]

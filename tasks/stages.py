@@ -1,0 +1,221 @@
+"""One typed function per stage: which inputs it takes, under which names, and what of the configuration it sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from inverse_alignment.config import PipelineConfig
+from inverse_alignment.core.artifact import Artifact
+from inverse_alignment.models.specs import CheckpointModel, InitialisedModel, ModelSpec
+from inverse_alignment.stages.aggregate import AggregateStage
+from inverse_alignment.stages.compare import CompareStage
+from inverse_alignment.stages.evaluate import EvaluateStage
+from inverse_alignment.stages.ppo import PpoStage
+from inverse_alignment.stages.refresh import GateOn, RefreshStage
+from inverse_alignment.stages.reward_model import RewardStage, TrainReward
+from inverse_alignment.stages.rollout import RolloutConfig, RolloutStage
+from inverse_alignment.stages.select import EncoderConfig, SelectStage, SentenceEncoder, SimilaritySelection
+from inverse_alignment.stages.sft import SftStage
+from inverse_alignment.stages.tokenizers import TokenizersConfig
+from tasks import external
+from tasks.run_stage import run_stage
+
+
+def tokenizers(config: PipelineConfig) -> Artifact:
+    """The tokenizers of policy and reward model, trained on the data or copied from their checkpoints."""
+    models = config.models
+    trains = isinstance(models.policy, InitialisedModel) or isinstance(models.reward, InitialisedModel)
+    inputs = {
+        **(_sources(config) if trains else {}),
+        **_model("policy_model", models.policy, "models.policy", config),
+        **_model("reward_model", models.reward, "models.reward", config),
+    }
+    sources = config.data.sources if trains else ()
+    stage = TokenizersConfig(policy=models.policy, reward=models.reward, sources=sources)
+    return run_stage("tokenizers", "tokenizers", inputs, stage)
+
+
+def aggregate(config: PipelineConfig, tokenizers: Artifact) -> Artifact:
+    """All sources as one preference set, with provenance and splits."""
+    data, models = config.data, config.models
+    stage = AggregateStage(
+        sources=data.sources,
+        aggregate=data.aggregate,
+        context=models.policy.context,
+        reward_context=models.reward.context,
+    )
+    return run_stage("aggregate", "aggregate", {**_sources(config), "tokenizers": tokenizers}, stage)
+
+
+def sft(config: PipelineConfig, seed: int, preferences: Artifact, tokenizers: Artifact) -> Artifact:
+    """The first policy, which is also the frozen reference."""
+    model = config.models.policy
+    inputs = {
+        "preferences": preferences,
+        "tokenizers": tokenizers,
+        **_model("policy_model", model, "models.policy", config),
+    }
+    return run_stage(f"sft-s{seed}", "sft", inputs, SftStage(sft=config.sft, model=model), seed)
+
+
+def roll_out(
+    node: str,
+    config: PipelineConfig,
+    seed: int,
+    *,
+    policy: Artifact,
+    reference: Artifact,
+    preferences: Artifact,
+    rollout: RolloutConfig,
+) -> Artifact:
+    """Answers sampled from a frozen policy."""
+    inputs = {"policy": policy, "reference": reference, "preferences": preferences}
+    stage = RolloutStage(rollout=rollout, context=config.models.policy.context)
+    return run_stage(node, "rollout", inputs, stage, seed)
+
+
+def reward_model(
+    config: PipelineConfig,
+    seed: int,
+    *,
+    preferences: Artifact,
+    tokenizers: Artifact,
+    reference_rollouts: Artifact,
+    sft: Artifact,
+) -> Artifact:
+    """The first reward model, standardised on the reference sample."""
+    reward, models = config.reward, config.models
+    inputs = {
+        "preferences": preferences,
+        "tokenizers": tokenizers,
+        "reference_rollouts": reference_rollouts,
+        **_model("reward_model", models.reward, "models.reward", config),
+    }
+    same = isinstance(models.policy, InitialisedModel) and models.policy == models.reward
+    if isinstance(reward, TrainReward) and reward.start == "sft" and same:
+        inputs["trunk"] = sft.part("policy")
+    stage = RewardStage(reward=reward, model=models.reward)
+    return run_stage(f"reward-s{seed}", "reward_model", inputs, stage, seed)
+
+
+def select(node: str, config: PipelineConfig, seed: int, *, preferences: Artifact, rollouts: Artifact) -> Artifact:
+    """The part of the offline set that a refresh will use."""
+    selection = config.selection
+    encoder = selection.encoder if isinstance(selection, SimilaritySelection) else None
+    inputs = {
+        "preferences": preferences,
+        "rollouts": rollouts,
+        **_encoder(encoder, "selection.encoder", config),
+    }
+    return run_stage(node, "select", inputs, SelectStage(selection=selection), seed)
+
+
+def refresh(
+    node: str,
+    config: PipelineConfig,
+    seed: int,
+    *,
+    reward: Artifact,
+    selection: Artifact,
+    preferences: Artifact,
+    rollouts: Artifact,
+    reference_rollouts: Artifact,
+) -> Artifact:
+    """The calibrated challenger, or the incumbent where the gate refuses it."""
+    gate = config.refresh.gate
+    encoder = gate.encoder if isinstance(gate, GateOn) else None
+    inputs = {
+        "reward": reward,
+        "selection": selection,
+        "preferences": preferences,
+        "rollouts": rollouts,
+        "reference_rollouts": reference_rollouts,
+        **_encoder(encoder, "refresh.gate.encoder", config),
+    }
+    stage = RefreshStage(refresh=config.refresh, context=config.models.reward.context)
+    return run_stage(node, "refresh", inputs, stage, seed)
+
+
+def ppo(
+    node: str,
+    config: PipelineConfig,
+    seed: int,
+    *,
+    policy: Artifact,
+    reference: Artifact,
+    reward: Artifact,
+    preferences: Artifact,
+    state: Artifact | None,
+) -> Artifact:
+    """The policy after some steps of PPO against a reward model, and the state to go on from."""
+    inputs = {"policy": policy, "reference": reference, "reward": reward, "preferences": preferences}
+    if state is not None:
+        inputs["state"] = state
+    models = config.models
+    stage = PpoStage(ppo=config.ppo, context=models.policy.context, reward_context=models.reward.context)
+    return run_stage(node, "ppo", inputs, stage, seed)
+
+
+def evaluate(
+    node: str,
+    config: PipelineConfig,
+    seed: int,
+    *,
+    policy: Artifact,
+    reference: Artifact,
+    reward: Artifact,
+    preferences: Artifact,
+    reward_before: Artifact | None = None,
+    rollouts: Artifact | None = None,
+    ppo: Artifact | None = None,
+) -> Artifact:
+    """What a policy is worth, and whether the reward model still sees it."""
+    optional = {"reward_before": reward_before, "rollouts": rollouts, "ppo": ppo}
+    inputs = {
+        "policy": policy,
+        "reference": reference,
+        "reward": reward,
+        "preferences": preferences,
+        **{name: artifact for name, artifact in optional.items() if artifact is not None},
+    }
+    models = config.models
+    stage = EvaluateStage(
+        evaluation=config.evaluation, context=models.policy.context, reward_context=models.reward.context
+    )
+    return run_stage(node, "evaluate", inputs, stage, seed)
+
+
+def compare(config: PipelineConfig, preferences: Artifact, results: Mapping[str, Artifact]) -> Artifact:
+    """Every arm, seed and round side by side, with the report's page."""
+    stage = CompareStage(
+        title=f"Inverse alignment on {', '.join(source.name for source in config.data.sources)}",
+        arms=tuple(config.arms),
+        seeds=config.seeds,
+        rounds=config.rounds,
+        config_digest=config.digest(),
+    )
+    return run_stage("compare", "compare", {"preferences": preferences, **results}, stage)
+
+
+def _sources(config: PipelineConfig) -> dict[str, Artifact]:
+    return {
+        f"source.{source.name}": external.data_file(source.path, f"data.sources[{index}].path", _cache(config))
+        for index, source in enumerate(config.data.sources)
+    }
+
+
+def _model(name: str, spec: ModelSpec, where: str, config: PipelineConfig) -> dict[str, Artifact]:
+    if not isinstance(spec, CheckpointModel):
+        return {}
+    return {name: external.model(spec.path, spec.revision, where, _cache(config))}
+
+
+def _encoder(encoder: EncoderConfig | None, where: str, config: PipelineConfig) -> dict[str, Artifact]:
+    if not isinstance(encoder, SentenceEncoder):
+        return {}
+    return {"encoder": external.model(encoder.path, encoder.revision, where, _cache(config))}
+
+
+def _cache(config: PipelineConfig) -> Path:
+    return Path("artifacts" if "://" in config.store else config.store)
