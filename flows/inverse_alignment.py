@@ -81,9 +81,7 @@ def shared_start(config: PipelineConfig, seed: int, data: Data) -> Start:
         reward=reward.part("model"),
         preferences=preferences,
     )
-    return Start(
-        preferences=preferences, sft=start, reference_rollouts=sample, reward=reward, evaluation=evaluation
-    )
+    return Start(preferences=preferences, sft=start, reference_rollouts=sample, reward=reward, evaluation=evaluation)
 
 
 def inverse_alignment(config: PipelineConfig, arm: str, seed: int, start: Start) -> tuple[Round, ...]:

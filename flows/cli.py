@@ -1,0 +1,343 @@
+"""The command line. Light at module level: a verb imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from inverse_alignment.config import PipelineConfig
+    from inverse_alignment.core.artifact import Artifact
+    from tasks.run_stage import Flow, Plan
+
+USER_ERROR, INTERRUPTED = 2, 130
+PUBLISHED = Path("data/advice")
+
+app = typer.Typer(
+    name="inverse-alignment",
+    help="RLHF that refreshes its reward model where the policy now is.\n\nExample: inverse-alignment run",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+data = typer.Typer(
+    help="The published dataset.\n\nExample: inverse-alignment data make", no_args_is_help=True, rich_markup_mode=None
+)
+server = typer.Typer(
+    help="The project's Prefect server.\n\nExample: inverse-alignment server start",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(data, name="data")
+app.add_typer(server, name="server")
+
+Params = Annotated[Path, typer.Option("--params", help="configuration file", metavar="FILE")]
+Preset = Annotated[str | None, typer.Option("--preset", help="name of a file in presets/, or a path", metavar="NAME")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="override; may be repeated", metavar="KEY=VALUE")]
+ReportDir = Annotated[Path, typer.Option("--report-dir", help="where report.html and summary.json go", metavar="DIR")]
+PARAMS, REPORTS = Path("params.yaml"), Path("reports/latest")
+
+
+@app.command()
+def run(
+    params: Params = PARAMS, preset: Preset = None, overrides: Overrides = None, report_dir: ReportDir = REPORTS
+) -> None:
+    """Run every arm and seed, tracked by Prefect and MLflow; what is there already is reused.
+
+    Example: inverse-alignment run --set rounds=2 --report-dir reports/two-rounds
+    """
+    from inverse_alignment.core.store import open_store
+    from tasks import run_stage
+
+    began = time.monotonic()
+    config, console = _load(params, preset, overrides), _console()
+    plan = run_stage.plan(_flow(config), open_store(config.store))
+    counts = plan.counts()
+    console.print(f"{len(plan.nodes)} stages: {counts['reuse']} reused, {len(plan.missing)} to run", highlight=False)
+    comparison = _run_tracked(config, plan, console)
+    _conclude(config, Path(comparison.uri), report_dir, time.monotonic() - began, console)
+
+
+@app.command()
+def plan(params: Params = PARAMS, preset: Preset = None, overrides: Overrides = None) -> None:
+    """Say what a run would reuse, run and why, before anything is paid for.
+
+    Example: inverse-alignment plan --set ppo.kl_coef=0.1
+    """
+    from rich import box
+    from rich.table import Table
+
+    from inverse_alignment.core.store import open_store
+    from tasks import run_stage
+
+    config, console = _load(params, preset, overrides), _console()
+    planned = run_stage.plan(_flow(config), open_store(config.store))
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("node", "stage", "status", "why"):
+        table.add_column(column, overflow="fold", no_wrap=column == "node")
+    colours = {"reuse": "green", "run": "yellow", "depends": "dim"}
+    for item in planned.planned.values():
+        status = f"[{colours[item.status]}]{item.status}[/]"
+        table.add_row(item.node.name, item.node.stage, status, _plain(item.why))
+    console.print(table)
+    counts = planned.counts()
+    console.print(
+        f"{len(planned.nodes)} stages: {counts['reuse']} reuse, {counts['run']} run, {counts['depends']} after them",
+        highlight=False,
+    )
+
+
+@app.command()
+def stage(node: Annotated[str, typer.Argument(help="a node of the plan", metavar="NODE")]) -> None:
+    """Run one node of params.yaml and what it needs, and write its record to pipeline/: what dvc.yaml calls.
+
+    Example: inverse-alignment stage sft-s0
+    """
+    from inverse_alignment.core.store import open_store
+    from tasks import dvc_file, run_stage
+    from tasks.display import Display
+
+    config, console = _load(PARAMS, None, None), _console()
+    flow = _flow(config)
+    nodes = run_stage.draw(flow)
+    needed = run_stage.ancestors(nodes, node)
+    dvc_file.require_same_graph(nodes, Path(dvc_file.DVC_FILE))
+    execute = run_stage.Execute(open_store(config.store), config.runtime)
+    with Display(len(needed) + 1, console) as display, run_stage.observing(display):
+        ran, entry = run_stage.run_up_to(flow, node, execute)
+    path = dvc_file.write_record(ran, entry, Path())
+    console.print(f"{node}: {'reused' if entry.reused else 'built'}, {path}", highlight=False, markup=False)
+
+
+@app.command()
+def dvc(check: Annotated[bool, typer.Option("--check", help="write nothing; fail if it is stale")] = False) -> None:
+    """Render dvc.yaml from params.yaml.
+
+    Example: inverse-alignment dvc --check
+    """
+    from tasks import dvc_file, run_stage
+
+    text = dvc_file.render(run_stage.draw(_flow(_load(PARAMS, None, None))), Path())
+    path = Path(dvc_file.DVC_FILE)
+    if check:
+        dvc_file.check(text, path)
+    else:
+        path.write_text(text, encoding="utf-8")
+    _console().print(f"{path} is {'up to date' if check else 'rendered'}", highlight=False)
+
+
+@app.command("config")
+def show_config(
+    params: Params = PARAMS,
+    preset: Preset = None,
+    overrides: Overrides = None,
+    keys: Annotated[bool, typer.Option("--keys", help="list every key with its default and meaning instead")] = False,
+) -> None:
+    """Print the configuration as a run would see it, or every key there is.
+
+    Example: inverse-alignment config --preset smoke
+    """
+    import yaml
+
+    if keys:
+        from flows.keys import keys as list_keys
+        from inverse_alignment.config import PipelineConfig
+
+        for path, default, description in list_keys(PipelineConfig):
+            typer.echo(f"{path}: {description} [{default}]")
+        return
+    config = _load(params, preset, overrides)
+    typer.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
+
+
+@app.command("open")
+def show_commands(params: Params = PARAMS, preset: Preset = None, overrides: Overrides = None) -> None:
+    """Print the commands that open MLflow and Prefect.
+
+    Example: inverse-alignment open
+    """
+    for line in _viewers(_load(params, preset, overrides)):
+        typer.echo(line)
+
+
+@data.command()
+def make(
+    out: Annotated[Path, typer.Option("--out", help="folder to write", metavar="DIR")] = PUBLISHED,
+    heterogeneity: Annotated[float | None, typer.Option(help="how far annotators disagree, 0 to 1")] = None,
+    pairs: Annotated[int | None, typer.Option(help="labelled pairs")] = None,
+    prompts: Annotated[int | None, typer.Option(help="distinct prompts")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of every choice")] = None,
+) -> None:
+    """Write the default world's preferences; without options the published bytes, verified against data.dvc.
+
+    Example: inverse-alignment data make --out my-data --heterogeneity 0.5
+    """
+    from pydantic import ValidationError
+
+    from inverse_alignment.core.errors import UserError
+    from inverse_alignment.world.text import WorldConfig, write_dataset
+    from tasks.dataset import require_published
+
+    given = {"heterogeneity": heterogeneity, "pairs": pairs, "prompts": prompts, "seed": seed}
+    changed = {name: value for name, value in given.items() if value is not None}
+    published = out.resolve() == PUBLISHED.resolve()
+    if changed and published:
+        raise UserError(f"{PUBLISHED}/ holds the published dataset only", where="--out", fix="name another folder")
+    try:
+        world = WorldConfig(**changed)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            first["msg"], where=f"--{first['loc'][0]}", fix="see inverse-alignment data make --help"
+        ) from error
+    write_dataset(out, world)
+    verified = published and require_published(Path("data.dvc"))
+    typer.echo(f"{out}: {world.pairs} pairs{', as data.dvc records them' if verified else ''}")
+
+
+@server.command()
+def start() -> None:
+    """Start the project's Prefect server, and keep it until `stop`.
+
+    Example: inverse-alignment server start
+    """
+    from tasks.server import start as start_server
+
+    typer.echo(f"Prefect answers at {_dashboard(start_server(Path()))}")
+
+
+@server.command()
+def stop() -> None:
+    """End the project's Prefect server.
+
+    Example: inverse-alignment server stop
+    """
+    from tasks.server import stop as stop_server
+
+    typer.echo("the Prefect server has ended" if stop_server(Path()) else "there was no Prefect server")
+
+
+@server.command()
+def status() -> None:
+    """Say whether the project's Prefect server runs, and how many runs use it.
+
+    Example: inverse-alignment server status
+    """
+    from tasks.server import status as status_of
+
+    found = status_of(Path())
+    if found.url is None:
+        typer.echo("no Prefect server runs; `inverse-alignment server start` starts one")
+        return
+    kept = ", kept until `inverse-alignment server stop`" if found.pinned else ""
+    state = "answers" if found.healthy else "does not answer yet"
+    typer.echo(f"Prefect {state} at {_dashboard(found.url)}, process {found.pid}, used by {found.users} runs{kept}")
+
+
+def main() -> None:
+    """Entry point: a mistake is three lines and exit code 2, an interruption one line and 130."""
+    import click
+
+    try:
+        code = app(standalone_mode=False)
+    except (KeyboardInterrupt, click.Abort, typer.Abort):
+        print("\nstopped; continue with the same command", file=sys.stderr)  # noqa: T201
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        sys.exit(_explained(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explained(error: Exception) -> int:
+    """Show an error a person can act on and give its exit code; anything else is a bug and is raised."""
+    from inverse_alignment.core.errors import UserError
+
+    if hasattr(error, "exit_code") and hasattr(error, "show"):  # a usage error of the command line's own
+        error.show()
+        return int(error.exit_code)
+    if isinstance(error, UserError):
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return USER_ERROR
+    raise error
+
+
+def _load(params: Path, preset: str | None, overrides: list[str] | None) -> PipelineConfig:
+    from inverse_alignment.config import load
+
+    return load(params, preset, overrides or ())
+
+
+def _flow(config: PipelineConfig) -> Flow:
+    from flows.compare import compare
+
+    return lambda: compare(config)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def _run_tracked(config: PipelineConfig, planned: Plan, console: Console) -> Artifact:
+    """Run the flow under Prefect; the first missing stage is built while a server that has to start does so."""
+    from tasks import run_stage
+    from tasks.display import Display
+    from tasks.server import SharedServer
+
+    prefect = SharedServer(Path()).begin()
+    try:
+        with Display(len(planned.nodes), console) as display, run_stage.observing(display):
+            first = next((item.node for item in planned.missing if item.status == "run"), None)
+            if first is not None:
+                run_stage.Execute(planned.store, config.runtime).run(planned.resolve(first))
+            from flows.scheduled import compare_flow
+
+            prefect.wait()
+            return compare_flow(config)
+    finally:
+        prefect.release()
+
+
+def _conclude(config: PipelineConfig, comparison: Path, report_dir: Path, seconds: float, console: Console) -> None:
+    from inverse_alignment.report.summary import write_outputs
+    from inverse_alignment.report.table import print_table
+
+    write_outputs(comparison, report_dir, seconds, config.digest())
+    print_table(comparison, console)
+    lines = [f"report    {report_dir / 'report.html'}", f"summary   {report_dir / 'summary.json'}", *_viewers(config)]
+    for line in (*lines, f"done in {seconds:.0f} s"):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _viewers(config: PipelineConfig) -> list[str]:
+    """The commands that open MLflow and Prefect."""
+    uri = config.tracking.mlflow_uri
+    if uri.startswith("http"):
+        mlflow = f"open {uri}"
+    elif uri:
+        mlflow = f"mlflow ui --backend-store-uri {uri}   # then open http://127.0.0.1:5000"
+    else:
+        mlflow = "switched off (tracking.mlflow_uri is empty)"
+    return [f"MLflow    {mlflow}", "Prefect   inverse-alignment server start   # prints the address"]
+
+
+def _dashboard(api_url: str) -> str:
+    return api_url.removesuffix("/api")
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Is a data folder the published one? Checked against its `.dvc` file without importing DVC."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import yaml
+
+from inverse_alignment.core.artifact import list_files
+from inverse_alignment.core.errors import UserError
+
+
+def require_published(dvc_file: Path) -> bool:
+    """Refuse a folder that differs from what its `.dvc` file records; False if there is no such file.
+
+    Raises:
+        UserError: other bytes, more files or fewer.
+    """
+    if not dvc_file.exists():
+        return False
+    out = yaml.safe_load(dvc_file.read_text(encoding="utf-8"))["outs"][0]
+    folder = dvc_file.parent / out["path"]
+    if dvc_digest(folder) != out["md5"]:
+        raise UserError(
+            f"{folder}/ does not hold the published bytes",
+            where=f"{dvc_file}, md5 {out['md5']}",
+            fix=f"move your own files out of {folder}/, or record them with `dvc commit -f {dvc_file.name}`",
+        )
+    return True
+
+
+def dvc_digest(folder: Path) -> str:
+    """DVC's name of a folder: md5 of the JSON list of its files' md5, by path.
+
+    md5 is DVC's choice of a name, not a safeguard.
+    """
+    files = [{"md5": _md5(folder / name), "relpath": name} for name in list_files(folder)]
+    return f"{_hex(json.dumps(files, sort_keys=True).encode())}.dir"
+
+
+def _md5(path: Path) -> str:
+    return _hex(path.read_bytes())
+
+
+def _hex(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()

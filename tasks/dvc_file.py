@@ -1,0 +1,154 @@
+"""`dvc.yaml`, rendered from the graph, and the records that its stages write."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from inverse_alignment.core.artifact import PENDING
+from inverse_alignment.core.errors import UserError
+from inverse_alignment.core.fingerprint import source_files
+from inverse_alignment.core.store import Entry
+from inverse_alignment.stages.registry import STAGES
+from tasks.run_stage import Node, Stages, upstream
+
+DVC_FILE = "dvc.yaml"
+RECORDS = "pipeline"
+RENDER = "inverse-alignment dvc"
+HEADER = f"""\
+# Rendered by `{RENDER}` from params.yaml: do not edit, render again.
+# Each stage asks the artifact store; what lies there is reused, whoever made it.
+"""
+SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "tokenizers": ("data", "models"),
+    "aggregate": ("data", "models"),
+    "sft": ("sft", "models"),
+    "rollout": ("rollout", "models"),
+    "reward_model": ("reward", "models"),
+    "select": ("selection",),
+    "refresh": ("refresh", "models"),
+    "ppo": ("ppo", "models"),
+    "evaluate": ("evaluation", "models"),
+    "compare": (
+        *("arms", "data", "evaluation", "models", "ppo", "reference_sample", "refresh", "reward", "rollout", "rounds"),
+        *("seeds", "selection", "sft"),
+    ),
+}
+"""Which sections of params.yaml a stage's configuration is made of."""
+OF_ARM = ("rollout", "select", "refresh", "ppo")
+"""Stages whose section an arm may override."""
+_ROUND = re.compile(r"(?P<arm>.+)-s\d+-r\d+-[a-z]+")
+
+
+def render(nodes: Sequence[Node], root: Path, stages: Stages = STAGES) -> str:
+    """The text of dvc.yaml for a drawn graph; paths are relative to `root`."""
+    body = {"stages": {node.name: _stage(node, root, stages) for node in nodes}}
+    return HEADER + yaml.dump(body, sort_keys=False, width=120, allow_unicode=True, Dumper=_Plain)
+
+
+def check(text: str, path: Path) -> None:
+    """Refuse a dvc.yaml that is not what would be rendered now.
+
+    Raises:
+        UserError: it is missing or stale.
+    """
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        what = "is stale" if path.exists() else "is missing"
+        raise UserError(f"{path.name} {what}", where=str(path), fix=f"run `{RENDER}` and commit the result")
+
+
+def require_same_graph(nodes: Sequence[Node], path: Path) -> None:
+    """Refuse to run one stage of a graph that dvc.yaml does not show; a missing dvc.yaml shows nothing wrong.
+
+    Raises:
+        UserError: params.yaml now asks for other nodes or edges.
+    """
+    if not path.exists():
+        return
+    rendered = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("stages", {})
+    shown = {name: {dep for dep in stage["deps"] if _is_record(dep)} for name, stage in rendered.items()}
+    drawn = {node.name: {record_path(name) for name in upstream(node)} for node in nodes}
+    if shown != drawn:
+        differs = sorted({*shown} ^ {*drawn}) or sorted(name for name in drawn if shown[name] != drawn[name])
+        raise UserError(
+            f"params.yaml asks for another graph than dvc.yaml shows, first at '{differs[0]}'",
+            where=str(path),
+            fix=f"render it again with `{RENDER}`",
+        )
+
+
+def record_path(node: str) -> str:
+    """Where a node's record lies, relative to the project."""
+    return f"{RECORDS}/{node}.json"
+
+
+def record(node: Node, entry: Entry) -> dict[str, Any]:
+    """What DVC keeps of a finished node: canonical fields alone, so that running twice changes nothing."""
+    return {
+        "node": node.name,
+        "stage": node.stage,
+        "fingerprint": entry.record["fingerprint"],
+        "digest": entry.artifact.digest,
+        "parts": dict(entry.artifact.parts),
+        "inputs": {name: artifact.digest for name, artifact in node.inputs.items()},
+        "metrics": entry.metrics,
+    }
+
+
+def write_record(node: Node, entry: Entry, root: Path) -> Path:
+    """Write a node's record below `root`; returns its path."""
+    import json
+
+    path = root / record_path(node.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".json.lock.tmp")
+    temporary.write_text(json.dumps(record(node, entry), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    temporary.rename(path)
+    return path
+
+
+def sections(node: Node) -> list[str]:
+    """The sections of params.yaml that a node's configuration comes from."""
+    found = list(SECTIONS[node.stage])
+    if node.name.startswith("reference-s"):
+        found[0] = "reference_sample"
+    elif (match := _ROUND.fullmatch(node.name)) and node.stage in OF_ARM:
+        found.append(f"arms.{match['arm']}")
+    return sorted(found)
+
+
+class _Plain(yaml.SafeDumper):
+    """Lists indented below their key, as people write them."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+
+def _stage(node: Node, root: Path, stages: Stages) -> dict[str, Any]:
+    code = {_relative(path, root) for path in source_files(stages[node.stage].module)}
+    outside = {
+        artifact.uri for artifact in node.inputs.values() if artifact.digest == PENDING and _is_path(artifact.uri)
+    }
+    return {
+        "cmd": f"inverse-alignment stage {node.name}",
+        "deps": [*sorted(record_path(name) for name in upstream(node)), *sorted(outside), *sorted(code)],
+        "params": sections(node),
+        "metrics": [{record_path(node.name): {"cache": False}}],
+    }
+
+
+def _relative(path: Path, root: Path) -> str:
+    resolved, base = path.resolve(), root.resolve()
+    return resolved.relative_to(base).as_posix() if resolved.is_relative_to(base) else str(resolved)
+
+
+def _is_path(uri: str) -> bool:
+    return not uri.startswith(("pending:", "hub:"))
+
+
+def _is_record(dep: str) -> bool:
+    return dep.startswith(f"{RECORDS}/") and dep.endswith(".json")
