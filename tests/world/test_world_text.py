@@ -245,6 +245,20 @@ def test_preference_by_hand() -> None:
     assert preference("skimmer", basil, "word " * 10_000, loud, 1.0) == 0.0  # no overflow
 
 
+def test_biases_by_hand() -> None:
+    basil = Prompt.from_text("How do I keep basil alive?")
+    # 16 words: opener, one step, caution, closer. Gold 0.4 + 0.6 + 0.3 = 1.3.
+    text = "Good question. Pinch off the flowers! Never drown the roots. Be proud of each small win."
+    expected = {
+        "editor": 1.3,
+        "skimmer": 1.3 + 0.5 - 16 * 0.09,
+        "worrier": 1.3 + 0.4 - 2 * 0.5 - 0.2,  # one caution, warm twice, one step
+    }
+    for name, value in expected.items():
+        assert utility(name, basil, text, 1.0) == pytest.approx(value, abs=1e-9)
+        assert utility(name, basil, text, 0.5) == pytest.approx((value + 1.3) / 2, abs=1e-9)
+
+
 def test_answers_of_a_source_are_numbered() -> None:
     prompt = all_prompts()[0]
     assert demonstrate("coach", prompt, 4) == demonstrate("coach", prompt, 4)
