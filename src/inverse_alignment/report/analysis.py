@@ -51,7 +51,7 @@ def with_sd(value: Mean | None, digits: int = 2, sign: bool = False) -> str:
 
 def percent(value: float | None, digits: int = 0) -> str:
     """A share as a percentage."""
-    return NOT_YET if value is None else f"{100 * value:.{digits}f} %"
+    return NOT_YET if value is None else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def path_of(start: Start, run: Run) -> list[CurvePoint]:

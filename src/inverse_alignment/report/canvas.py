@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,12 +19,15 @@ INK, MUTED, RULE, PAPER = "#010101", "#020202", "#030303", "#040404"
 VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER: "var(--paper)"}
 ARM_COLOURS = 8
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
-TEXT = 9.0
-SMALL = 8.0
+TEXT = 9.5
+SMALL = 8.5
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "inverse-alignment",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
     "font.family": "DejaVu Sans",
     "font.size": TEXT,
     "text.color": INK,
@@ -65,8 +68,8 @@ class Picture:
 class Size:
     """Size and margins of a picture, in points."""
 
-    width: float = 400
-    height: float = 250
+    width: float = 350
+    height: float = 232
     left: float = 40
     right: float = 14
     top: float = 28
@@ -138,15 +141,19 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
 
 
 def spread(positions: Sequence[float], gap: float, top: float) -> list[float]:
-    """Ascending positions moved apart to at least `gap`, as little as a forward and a backward pass allow."""
-    placed: list[float] = []
+    """Ascending positions moved apart to at least `gap`: groups that touch are centred on where they wanted to be."""
+    groups: list[list[float]] = []
     for position in positions:
-        placed.append(max(position, placed[-1] + gap) if placed else position)
-    limit = top
-    for index in reversed(range(len(placed))):
-        placed[index] = min(placed[index], limit)
-        limit = placed[index] - gap
-    return placed
+        groups.append([position])
+        while len(groups) > 1 and _foot(groups[-1], gap, top) < _foot(groups[-2], gap, top) + gap * len(groups[-2]):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    return [_foot(group, gap, top) + gap * place for group in groups for place in range(len(group))]
+
+
+def _foot(group: Sequence[float], gap: float, top: float) -> float:
+    """Where the lowest of a group lies: centred, but inside 0..top where there is room."""
+    length = gap * (len(group) - 1)
+    return max(0.0, min(sum(group) / len(group) - length / 2, top - length))
 
 
 def room_for(labels: Sequence[str]) -> float:
@@ -161,7 +168,8 @@ def shorten(text: str, most: int = 22) -> str:
 
 def literal(text: str) -> str:
     """Text for matplotlib, which would read a pair of dollar signs as mathematics; glyphs it lacks are replaced."""
-    return "".join(letter if ord(letter) < 0x2500 and letter.isprintable() else "?" for letter in text).replace("$", r"\$")
+    known = (letter if ord(letter) < 0x2500 and letter.isprintable() else "?" for letter in text)
+    return "".join(known).replace("$", r"\$")
 
 
 def _for_page(svg: str, name: str, label: str) -> str:

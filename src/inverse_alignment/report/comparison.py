@@ -1,6 +1,6 @@
 """What `compare` stores: every arm, seed and round side by side, in one frozen, JSON-able value.
 
-Light on purpose: the table a person sees in the terminal and `summary.json` are made from it without a plotting library.
+Light on purpose: the table in the terminal and `summary.json` are made from it without a plotting library.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class SourceAccuracy(Reading):
     """Held-out offline pairs of one source policy."""
 
     pairs: int
-    rm_accuracy: float | None = Field(description="share of the pairs in which the reward model prefers the chosen answer")
+    rm_accuracy: float | None = Field(
+        description="share of the pairs in which the reward model prefers the chosen answer"
+    )
     longer_wins: float | None = Field(description="the same for the rule that the longer answer wins")
 
 

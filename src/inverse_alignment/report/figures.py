@@ -13,8 +13,11 @@ from inverse_alignment.report.comparison import Comparison, CurvePoint, Evaluati
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.ticker import Locator
 
 MOST_ROWS = 24
+NARROW = 280.0  # points; a third of the page, so that type is as large as in wider pictures
 Value = Callable[[CurvePoint], float | None]
 
 
@@ -41,7 +44,9 @@ def rewards_by_kl(comparison: Comparison) -> list[Picture]:
     """The same against the distance from the SFT policy, the view of arXiv 2210.10760."""
     pictures = [_by_kl(comparison, "proxy-kl", "RM score by distance", proxy_of, "RM score, sd of the SFT answers")]
     if comparison.has_gold:
-        pictures.insert(0, _by_kl(comparison, "gold-kl", "Gold reward by distance", gold_of, "gold reward, points per answer"))
+        pictures.insert(
+            0, _by_kl(comparison, "gold-kl", "Gold reward by distance", gold_of, "gold reward, points per answer")
+        )
     return pictures
 
 
@@ -51,7 +56,9 @@ def _by_step(comparison: Comparison, name: str, title: str, value: Value, unit: 
         for index, arm in enumerate(comparison.arms):
             paths = analysis.paths_of(comparison, arm)
             mean = [(float(p.step), v) for p in analysis.mean_path(paths) if (v := value(p)) is not None]
-            _seed_lines(axes, [[(float(p.step), v) for p in path if (v := value(p)) is not None] for path in paths], index)
+            _seed_lines(
+                axes, [[(float(p.step), v) for p in path if (v := value(p)) is not None] for path in paths], index
+            )
             _band(axes, paths, value, index)
             _line(axes, mean, index)
             if name.startswith("gold"):
@@ -79,6 +86,7 @@ def _by_kl(comparison: Comparison, name: str, title: str, value: Value, unit: st
                 axes.plot(xs, ys, color=arm_colour(index), linewidth=9, alpha=0.22, zorder=1)
         axes.set_xlabel("√KL to the SFT policy, √nats per answer")
         axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(_locator())
         canvas.caption(axes, unit)
         axes.margins(y=0.08)
         _label_path_ends(axes, comparison, value)
@@ -108,8 +116,14 @@ def _ends_in_words(comparison: Comparison, value: Value) -> str:
     return f"{analysis.seeds_label(len(comparison.seeds))}: {', '.join(parts)}"
 
 
-def _size(comparison: Comparison, height: float = 250) -> Size:
-    return Size(height=height, right=canvas.room_for([canvas.shorten(arm) for arm in comparison.arms]))
+def _size(comparison: Comparison, columns: int = 2) -> Size:
+    right = canvas.room_for([canvas.shorten(arm) for arm in comparison.arms])
+    return Size(right=right) if columns == 2 else Size(width=NARROW, height=190, right=right, left=34)
+
+
+def columns_for(pictures: int) -> int:
+    """Columns of the page in which this many pictures leave no hole."""
+    return 2 if pictures in (1, 2, 4) else 3
 
 
 def _line(axes: Axes, points: Sequence[tuple[float, float]], index: int) -> None:
@@ -165,7 +179,7 @@ def _intervals(axes: Axes, comparison: Comparison, arm: str, index: int) -> None
 def _round_ends(comparison: Comparison) -> list[int]:
     """The last PPO step of every round."""
     rounds = comparison.runs[0].rounds
-    return [max((p.step for p in (*r.training, *r.curve)), default=r.round) for r in rounds]
+    return [max([p.step for p in r.training] + [p.step for p in r.curve], default=r.round) for r in rounds]
 
 
 def _last_step(comparison: Comparison) -> int:
@@ -179,7 +193,7 @@ def _mark_rounds(axes: Axes, comparison: Comparison) -> None:
         axes.text(
             (before + end) / 2,
             1.02,
-            f"round {number}" if comparison.rounds <= 6 else str(number),
+            f"round {number}" if comparison.rounds <= 4 else str(number),
             transform=axes.get_xaxis_transform(),
             ha="center",
             fontsize=SMALL - 1,
@@ -190,7 +204,7 @@ def _mark_rounds(axes: Axes, comparison: Comparison) -> None:
 
 
 def accuracy_by_round(comparison: Comparison) -> list[Picture]:
-    """Per arm: RM accuracy on the policy's own answers, before and after each refresh, and on held-out offline pairs."""
+    """Per arm: RM accuracy on the policy's own answers, before and after each refresh, and on held-out pairs."""
     limits = _accuracy_limits(comparison)
     return [_accuracy(comparison, arm, index, limits) for index, arm in enumerate(comparison.arms)]
 
@@ -206,7 +220,7 @@ def _accuracy_limits(comparison: Comparison) -> tuple[float, float]:
             e.on_policy_accuracy,
             e.on_policy_accuracy_before,
             e.on_policy_accuracy_after,
-            e.longer_wins_accuracy,
+            None if comparison.has_gold else e.longer_wins_accuracy,
         )
         if value is not None
     ]
@@ -233,16 +247,18 @@ def _accuracy(comparison: Comparison, arm: str, index: int, limits: tuple[float,
         ticks = range(comparison.rounds + 1)
         axes.set_xticks(list(ticks), ["start", *[_round_tick(comparison, number) for number in ticks[1:]]])
         axes.set_xlim(-0.15, comparison.rounds + 0.12)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+        _percents(axes.yaxis)
         canvas.caption(axes, "pairs in which the RM prefers the better answer")
         canvas.label_ends(axes, ends)
 
-    size = Size(width=330, height=230, right=canvas.room_for(["longer wins"]))
+    right = canvas.room_for(["on-policy" if comparison.has_gold else "longer wins"])
+    narrow = columns_for(len(comparison.arms) + 1) == 3
+    size = Size(width=NARROW, height=190, right=right, left=34, bottom=24) if narrow else Size(right=right, bottom=24)
     return canvas.draw(f"accuracy-{index}", f"RM accuracy, {arm}", words, size, paint)
 
 
 def _round_tick(comparison: Comparison, number: int) -> str:
-    return f"round {number}" if comparison.rounds <= 4 else str(number)
+    return str(number) if comparison.rounds > 4 or number == 0 else f"round {number}"
 
 
 def _offline_lines(axes: Axes, comparison: Comparison, arm: str) -> list[tuple[float, str, str]]:
@@ -261,7 +277,7 @@ def _offline_lines(axes: Axes, comparison: Comparison, arm: str) -> list[tuple[f
         points = [(float(x), mean.mean) for x, mean in enumerate(means) if mean]
         if points:
             xs, ys = zip(*points, strict=True)
-            axes.plot(xs, ys, color=MUTED, linewidth=1.3, linestyle=dashes, zorder=2)  # type: ignore[arg-type]
+            axes.plot(xs, ys, color=MUTED, linewidth=1.3, linestyle=dashes, zorder=2)
             axes.plot(xs, ys, color=MUTED, marker="o", markersize=2.6, linestyle="none", zorder=2)
             ends.append((ys[-1], label, MUTED))
     return ends
@@ -302,12 +318,14 @@ def selection_by_source(comparison: Comparison) -> list[Picture]:
     shares = {arm: _shares(comparison, arm) for arm in comparison.arms if comparison.refreshes(arm)}
     most = max((max(pool, *picked) for rows in shares.values() for _, pool, picked in rows), default=1.0)
     return [
-        _selection(arm, comparison.arms.index(arm), rows, comparison.rounds, most) for arm, rows in shares.items() if rows
+        _selection(arm, comparison.arms.index(arm), rows, comparison.rounds, most)
+        for arm, rows in shares.items()
+        if rows
     ]
 
 
 def _shares(comparison: Comparison, arm: str) -> list[tuple[str, float, list[float]]]:
-    """Rows (source, share of the pool, share of the selection per round), means over seeds, largest pool share first."""
+    """Rows (source, share of the pool, share of the selection per round), seed means, largest pool share first."""
     audits = [[round_.selection for round_ in run.rounds if round_.selection] for run in comparison.of_arm(arm)]
     first = [seed[0] for seed in audits if seed]
     sources = sorted({source for audit in first for source in audit.pool_by_source})
@@ -349,13 +367,25 @@ def _selection(
         axes.set_yticks(range(len(rows)), [canvas.shorten(canvas.literal(source)) for source, _, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlim(0, most * 1.08)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+        _percents(axes.xaxis)
         axes.grid(visible=False)
         axes.set_xlabel("share of the pairs")
         canvas.caption(axes, "source policy of the chosen answer")
 
-    size = Size(width=330, height=68 + 24 * len(rows), left=_row_room([source for source, _, _ in rows]))
+    size = Size(width=NARROW, height=68 + 24 * len(rows), left=_row_room([source for source, _, _ in rows]))
     return canvas.draw(f"selection-{index}", f"Pairs picked by {arm}", words, size, paint)
+
+
+def _percents(axis: Axis) -> None:
+    axis.set_major_locator(_locator())
+    axis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+
+
+def _locator() -> Locator:
+    """Few ticks, at round numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(5, steps=[1, 2, 5, 10])
 
 
 def _row_room(labels: Iterable[str]) -> float:
@@ -399,7 +429,9 @@ def gates(comparison: Comparison) -> Picture:
 def _gate_mark(axes: Axes, y: float, gate: Gate, colour: str) -> None:
     """Filled: the refreshed model was accepted. Hollow: the old one stayed."""
     if gate.gain is None:
-        axes.plot(0, y, marker="o", markersize=5, color=colour if gate.accepted else PAPER, markeredgecolor=colour, zorder=5)
+        axes.plot(
+            0, y, marker="o", markersize=5, color=colour if gate.accepted else PAPER, markeredgecolor=colour, zorder=5
+        )
         return
     if gate.low is not None:
         axes.plot([gate.low, gate.gain], [y, y], color=colour, linewidth=1.6)
@@ -407,7 +439,9 @@ def _gate_mark(axes: Axes, y: float, gate: Gate, colour: str) -> None:
     if gate.detectable is not None:
         axes.plot(gate.detectable, y, marker="|", markersize=7, color=MUTED, markeredgewidth=1, zorder=1)
     fill = colour if gate.accepted else PAPER
-    axes.plot(gate.gain, y, marker="o", markersize=6.5, color=fill, markeredgecolor=colour, markeredgewidth=1.4, zorder=5)
+    axes.plot(
+        gate.gain, y, marker="o", markersize=6.5, color=fill, markeredgecolor=colour, markeredgewidth=1.4, zorder=5
+    )
 
 
 def variance_by_round(comparison: Comparison) -> Picture:
@@ -439,7 +473,8 @@ def variance_by_round(comparison: Comparison) -> Picture:
         f"{arm} {analysis.with_sd(analysis.finals(comparison, arm, lambda e: e.reward_variance))}"
         for arm in comparison.arms
     )
-    return canvas.draw("variance", "Reward variance within a prompt", f"after the last round {words}", _size(comparison), paint)
+    size = _size(comparison, columns_for(len(comparison.arms) + 1))
+    return canvas.draw("variance", "Reward variance within a prompt", f"after the last round {words}", size, paint)
 
 
 def _by_round(comparison: Comparison, arm: str) -> list[list[Round]]:
@@ -464,7 +499,11 @@ def accuracy_by_source(comparison: Comparison) -> Picture | None:
         arms = comparison.arms
         for row, source in enumerate(sources):
             longer = mean(arms[0], source, longer=True)
-            found = [(index, value) for index, arm in enumerate(arms) if (value := mean(arm, source, longer=False)) is not None]
+            found = [
+                (index, value)
+                for index, arm in enumerate(arms)
+                if (value := mean(arm, source, longer=False)) is not None
+            ]
             values = [value for _, value in found] + ([longer] if longer is not None else [])
             if values:
                 axes.plot([min(values), max(values)], [row, row], color=RULE, linewidth=2.2, zorder=1)
@@ -476,13 +515,17 @@ def accuracy_by_source(comparison: Comparison) -> Picture | None:
                 axes.plot(value, y, markersize=6.5, zorder=4, **style)  # type: ignore[arg-type]
         axes.set_yticks(range(len(sources)), [_with_pairs(source, pairs[source]) for source in sources])
         axes.set_ylim(len(sources) - 0.4, -0.6)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+        _percents(axes.xaxis)
         axes.grid(visible=False)
         axes.set_xlabel("held-out pairs in which the chosen answer wins")
         canvas.caption(axes, "source policy of the chosen answer (pairs)")
 
-    size = Size(width=460, height=68 + 22 * len(sources), left=_row_room(_with_pairs(s, pairs[s]) for s in sources) + 14)
-    words = f"{len(sources)} source policies; arms {', '.join(comparison.arms)} beside the rule that the longer answer wins"
+    size = Size(
+        width=360, height=68 + 22 * len(sources), left=_row_room(_with_pairs(s, pairs[s]) for s in sources) + 14
+    )
+    words = (
+        f"{len(sources)} source policies; arms {', '.join(comparison.arms)} beside the rule that the longer answer wins"
+    )
     return canvas.draw("source", "RM accuracy by source policy", words, size, paint)
 
 
@@ -526,5 +569,4 @@ def _trace(
         canvas.label_ends(axes, ends)
 
     last = ", ".join(f"{arm} ends at {analysis.number(points[-1][1])}" for arm, points in traces.items())
-    size = Size(width=330, height=210, right=canvas.room_for([canvas.shorten(arm) for arm in comparison.arms]))
-    return canvas.draw(name, title, last or "nothing reported", size, paint)
+    return canvas.draw(name, title, last or "nothing reported", _size(comparison, 3), paint)

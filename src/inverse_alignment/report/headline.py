@@ -40,7 +40,7 @@ def _with_gold(comparison: Comparison) -> Headline:
     gold = finals(comparison, best, lambda final: final.gold_reward)
     kl = finals(comparison, best, lambda final: final.kl_to_sft)
     start = mean_of(start.evaluation.gold_reward for start in comparison.starts)
-    verdict = f"Arm {best} ends with the highest gold reward, {with_sd(gold)} at {with_sd(kl, 1)} nats of KL to SFT."
+    verdict = f"“{best}” ends with the highest gold reward, {with_sd(gold)} at {with_sd(kl, 1)} nats of KL to SFT."
     findings = [f"The SFT policy all arms start from has gold reward {with_sd(start)}."] if start else []
     findings += _refresh_findings(comparison)
     return Headline(verdict, tuple(findings), _caveat(comparison))
@@ -50,59 +50,63 @@ def _refresh_findings(comparison: Comparison) -> list[str]:
     refreshing = [arm for arm in comparison.arms if comparison.refreshes(arm)]
     plain = [arm for arm in comparison.arms if not comparison.refreshes(arm)]
     found = [
-        f"Refreshing with {arm} against {baseline} (never refreshed): {_difference(comparison, of)}"
+        f"Refreshing, “{arm}” against “{baseline}”, which never refreshes: {_difference(comparison, of)}"
         for baseline in plain[:1]
         for arm in refreshing
         if (of := difference(comparison, arm, baseline))
     ]
     if "random" in refreshing:
         found += [
-            f"Choosing pairs with {arm} against random choice: {_difference(comparison, of)}"
+            f"Choosing pairs, “{arm}” against “random”: {_difference(comparison, of)}"
             for arm in refreshing
             if arm != "random" and (of := difference(comparison, arm, "random"))
         ]
-    gates = [f"{arm} {accepted} of {total}" for arm in refreshing for accepted, total in [accepted_of(comparison, arm)]]
+    gates = [
+        f"“{arm}” {accepted} of {total}" for arm in refreshing for accepted, total in [accepted_of(comparison, arm)]
+    ]
     return [*found, f"Refreshed reward models accepted: {', '.join(gates)}."] if gates else found
 
 
 def _difference(comparison: Comparison, of: Difference) -> str:
-    gold = f"gold {with_sd(of.gold, sign=True)}, at {number(of.kl.mean, 1, sign=True)} nats of KL"
+    moved = (
+        f"{number(abs(of.kl.mean), 1)} nats {'more' if of.kl.mean > 0 else 'less'}"
+        if abs(of.kl.mean) >= 0.05
+        else "equal"
+    )
+    gold = f"gold {with_sd(of.gold, sign=True)} with {moved} KL"
     if of.gold.n == 1:
         return f"{gold}; {_within_interval(comparison, of)}."
     if of.higher in (0, of.gold.n):
-        return f"{gold}; higher in {'all' if of.higher else 'none'} of {of.gold.n} seeds."
+        return f"{gold}; higher in {'all' if of.higher else 'none of'} {of.gold.n} seeds."
     return f"{gold}; higher in {of.higher} of {of.gold.n} seeds, so the seeds disagree."
 
 
 def _within_interval(comparison: Comparison, of: Difference) -> str:
-    """One seed has no spread, but its evaluation has: intervals over prompts and samples that overlap decide nothing."""
+    """One seed has no spread, but its evaluation has: overlapping intervals over prompts decide nothing."""
     mine = comparison.of_arm(of.arm)[0].final.gold_reward_ci95
     theirs = comparison.of_arm(of.baseline)[0].final.gold_reward_ci95
     if mine is None or theirs is None:
         return "one run of each"
     apart = mine[0] > theirs[1] or theirs[0] > mine[1]
-    return f"the evaluation's own 95 % intervals {'do not overlap' if apart else 'overlap'}"
+    return f"the evaluations' own 95\N{NO-BREAK SPACE}% intervals {'do not overlap' if apart else 'overlap'}"
 
 
 def _without_gold(comparison: Comparison) -> Headline:
-    best, accuracy = comparison.arms[0], None
-    for arm in comparison.arms:
-        mean = finals(comparison, arm, lambda final: final.offline_accuracy)
-        if mean is not None and (accuracy is None or mean.mean > accuracy.mean):
-            best, accuracy = arm, mean
-    longer = finals(comparison, best, lambda final: final.longer_wins_accuracy)
-    if accuracy is None:
+    means = [finals(comparison, arm, lambda final: final.offline_accuracy) for arm in comparison.arms]
+    shares = sorted(mean.mean for mean in means if mean)
+    longer = finals(comparison, comparison.arms[0], lambda final: final.longer_wins_accuracy)
+    if not shares:
         verdict = "No gold reward and no held-out pairs: only the reward model's own view of its policy is known."
     else:
-        beside = f"; “longer answer wins” agrees in {percent(longer.mean, 1)}" if longer else ""
-        verdict = (
-            f"The reward model of arm {best} agrees with {percent(accuracy.mean, 1)} of the held-out preferences{beside}."
-        )
+        low, high = percent(shares[0], 1), percent(shares[-1], 1)
+        between = high if low == high else f"{low} to {high}"
+        beside = f"; “longer answer wins” agrees with {percent(longer.mean, 1)}" if longer else ""
+        verdict = f"The last reward models agree with {between} of the held-out preferences{beside}."
     findings = [
         "There is no gold reward here: nobody knows which policy is better, so no arm is called the winner.",
         *(_beats_length(comparison, arm) for arm in comparison.arms),
     ]
-    gates = [f"{arm} {a} of {n}" for arm in comparison.arms for a, n in [accepted_of(comparison, arm)] if n]
+    gates = [f"“{arm}” {a} of {n}" for arm in comparison.arms for a, n in [accepted_of(comparison, arm)] if n]
     findings += [f"Refreshed reward models accepted: {', '.join(gates)}."] if gates else []
     return Headline(verdict, tuple(text for text in findings if text), _caveat(comparison))
 
@@ -113,7 +117,7 @@ def _beats_length(comparison: Comparison, arm: str) -> str:
     if not both:
         return ""
     wins = sum(rm > longer for rm, longer in both)
-    return f"{arm}: the reward model beats “longer answer wins” on {wins} of {len(both)} source policies."
+    return f"“{arm}”: the reward model beats “longer answer wins” on {wins} of {len(both)} source policies."
 
 
 def _caveat(comparison: Comparison) -> str:

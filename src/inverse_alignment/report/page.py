@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from inverse_alignment.report import analysis, figures
 from inverse_alignment.report.analysis import finals, mean_of, number, percent, with_sd
-from inverse_alignment.report.comparison import Comparison, Evaluation, Node, Sample
+from inverse_alignment.report.comparison import Comparison, Evaluation, Gate, Node, Sample
 from inverse_alignment.report.headline import headline
 from inverse_alignment.report.table import accuracy_cell, cells, gate_cell
 
@@ -27,9 +28,13 @@ def render(comparison: Comparison) -> str:
     style = (TEMPLATES / "style.css.jinja").read_text(encoding="utf-8")
     script = (TEMPLATES / "script.js.jinja").read_text(encoding="utf-8")
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters.update(number=number, percent=percent, svg=Markup)  # noqa: S704 - only pictures drawn here
+    environment.filters.update(number=number, percent=percent, svg=Markup)
     return environment.get_template("report.html.jinja").render(
         c=comparison,
         style=Markup(style),  # noqa: S704 - package data
@@ -43,6 +48,7 @@ def render(comparison: Comparison) -> str:
         answers=_answers(comparison),
         lanes=[_lineage(comparison, seed) for seed in comparison.seeds],
         rows=_rows(comparison),
+        gates=_gate_rows(comparison),
         sources=_source_rows(comparison),
         statistics=statistics_tables(comparison.statistics),
         seeds=analysis.seeds_label(len(comparison.seeds)),
@@ -57,6 +63,7 @@ def _figures(comparison: Comparison) -> dict[str, Any]:
         "selection": figures.selection_by_source(comparison),
         "gates": figures.gates(comparison),
         "variance": figures.variance_by_round(comparison),
+        "columns": figures.columns_for(len(comparison.arms) + 1),
         "source": figures.accuracy_by_source(comparison),
         "training": figures.training(comparison),
     }
@@ -75,7 +82,7 @@ class Tile:
 
 def _tile(comparison: Comparison, arm: str) -> Tile:
     def final(name: str) -> analysis.Mean | None:
-        return finals(comparison, arm, lambda evaluation: getattr(evaluation, name))
+        return finals(comparison, arm, attrgetter(name))
 
     main = final("gold_reward") if comparison.has_gold else final("offline_accuracy")
     accepted, refreshes = analysis.accepted_of(comparison, arm)
@@ -86,7 +93,7 @@ def _tile(comparison: Comparison, arm: str) -> Tile:
     else:
         longer = final("longer_wins_accuracy")
         facts.append(("longer wins", percent(longer.mean if longer else None, 1)))
-    facts.append(("refreshes accepted", f"{accepted} of {refreshes}" if refreshes else "never refreshed"))
+    facts.append(("refreshes accepted", f"{accepted} of {refreshes}" if refreshes else "never"))
     return Tile(arm, comparison.arms.index(arm), *_main(comparison, main), tuple(facts))
 
 
@@ -231,6 +238,34 @@ def _row_values(evaluations: list[Evaluation]) -> tuple[str, ...]:
     )
 
 
+def _gate_rows(comparison: Comparison) -> list[Row]:
+    """Per arm and round: decision, gain, lowest bound, accuracy and variance of incumbent and challenger."""
+    rows = []
+    for index, arm in enumerate(comparison.arms):
+        for position in range(comparison.rounds):
+            gates = [gate for run in comparison.of_arm(arm) if (gate := run.rounds[position].gate)]
+            if gates:
+                rows.append(Row(arm, index, position + 1, _gate_values(gates)))
+    return rows
+
+
+def _gate_values(gates: Sequence[Gate]) -> tuple[str, ...]:
+    def change(before: Sequence[float | None], after: Sequence[float | None]) -> str:
+        pair = [mean_of(before), mean_of(after)]
+        return " → ".join(number(mean.mean if mean else None) for mean in pair)
+
+    decision = f"{sum(gate.accepted for gate in gates)} of {len(gates)}"
+    if len(gates) == 1:
+        decision = "no gate" if gates[0].gate == "off" else "accepted" if gates[0].accepted else "kept old"
+    return (
+        decision,
+        with_sd(mean_of(gate.gain for gate in gates), 3, sign=True),
+        number(min((gate.low for gate in gates if gate.low is not None), default=None), 3, sign=True),
+        change([gate.incumbent_accuracy for gate in gates], [gate.challenger_accuracy for gate in gates]),
+        change([gate.reward_variance_before for gate in gates], [gate.reward_variance_after for gate in gates]),
+    )
+
+
 @dataclass(frozen=True)
 class SourceRow:
     """Held-out pairs of one source policy: the rule of thumb, and every arm's last reward model."""
@@ -266,7 +301,7 @@ class DataTable:
 def statistics_tables(statistics: Mapping[str, Any]) -> list[DataTable]:
     """Statistics of any nesting as tables: plain values together, then one table per mapping of mappings."""
     plain = {name: value for name, value in statistics.items() if not isinstance(value, Mapping)}
-    tables = [_flat("all", plain)] if plain else []
+    tables = [_flat("the whole set", plain)] if plain else []
     for name, value in statistics.items():
         if isinstance(value, Mapping) and value:
             tables.append(_table(name.replace("_", " "), value))
@@ -294,7 +329,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return number(value, 3)
+        return f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_cell(item)}" for name, item in value.items())
     if isinstance(value, list):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,6 @@ def build(inputs: Mapping[str, Path], config: CompareStage, context: StageContex
     headline: dict[str, Any] = {}
     for arm in comparison.arms:
         for name in ("gold_reward", "rm_score", "kl_to_sft"):
-            mean = analysis.finals(comparison, arm, lambda final, name=name: getattr(final, name))  # type: ignore[misc]
+            mean = analysis.finals(comparison, arm, attrgetter(name))
             headline[f"{arm}.{name}"] = mean.mean if mean else None
     return headline

@@ -1,0 +1,305 @@
+"""The report says what the artifacts say: reading, summary, table, pictures, page."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from inverse_alignment.core.errors import UserError
+from inverse_alignment.report import analysis, canvas, figures, table
+from inverse_alignment.report.collect import collect
+from inverse_alignment.report.comparison import PAGE, Comparison, CurvePoint, load, save
+from inverse_alignment.report.headline import ONE_SEED, headline
+from inverse_alignment.report.page import render, statistics_tables
+from inverse_alignment.report.summary import write_outputs
+from tests.unit.report import synthetic
+
+CASES = {
+    "one": {"arms": synthetic.ARMS, "rounds": 3, "seeds": (0,), "gold": True},
+    "three": {"arms": synthetic.ARMS, "rounds": 3, "seeds": (0, 1, 2), "gold": True},
+    "no gold": {"arms": ("none", "similarity"), "rounds": 1, "seeds": (0,), "gold": False},
+}
+
+
+def read(folders: dict[str, Path], case: dict) -> Comparison:
+    shape = {name: case[name] for name in ("arms", "rounds", "seeds")}
+    return collect(folders, title="A comparison", config_digest="c" * 64, **shape)
+
+
+@pytest.fixture(scope="module", params=list(CASES))
+def comparison(request, tmp_path_factory) -> Comparison:
+    case = CASES[request.param]
+    return read(synthetic.make(tmp_path_factory.mktemp("artifacts"), **case), case)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> Comparison:
+    return read(synthetic.make(tmp_path_factory.mktemp("artifacts"), **CASES["one"]), CASES["one"])
+
+
+@pytest.fixture(scope="module")
+def page(comparison) -> str:
+    return render(comparison)
+
+
+# reading
+
+
+def test_it_survives_being_stored(comparison, tmp_path):
+    save(comparison, tmp_path)
+    assert load(tmp_path) == comparison
+
+
+def test_an_arm_without_refresh_has_neither_selection_nor_gate(one):
+    (run,) = one.of_arm("none")
+    assert all(round_.selection is None and round_.gate is None for round_ in run.rounds)
+    assert one.refreshes("similarity") and not one.refreshes("none")
+
+
+@pytest.mark.parametrize(
+    ("artifact", "file"),
+    [
+        ("preferences", "statistics.json"),
+        ("start.s0", "evaluation.json"),
+        ("evaluate.random.s0.r2", "curve.jsonl"),
+        ("select.random.s0.r1", "audit.json"),
+        ("refresh.similarity.s0.r3", "gate.json"),
+        ("ppo.none.s0.r1", "metrics.jsonl"),
+        ("sft.s0", "artifact.json"),
+    ],
+)
+def test_a_missing_file_is_named(tmp_path, artifact, file):
+    folders = synthetic.make(tmp_path, **CASES["one"])
+    (folders[artifact] / file).unlink()
+    with pytest.raises(UserError, match=re.escape(f"{artifact}/{file}")):
+        read(folders, CASES["one"])
+
+
+def test_a_missing_artifact_is_named(tmp_path):
+    folders = synthetic.make(tmp_path, **CASES["one"])
+    del folders["evaluate.none.s0.r3"]
+    with pytest.raises(UserError, match=r"evaluate\.none\.s0\.r3"):
+        read(folders, CASES["one"])
+
+
+@pytest.mark.parametrize("line", ["not json", '{"step": 1, "kl": 0.1}', "[1]"])
+def test_a_bad_line_is_named(tmp_path, line):
+    folders = synthetic.make(tmp_path, **CASES["one"])
+    with (folders["evaluate.none.s0.r1"] / "curve.jsonl").open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(UserError, match=r"curve\.jsonl, line 7"):
+        read(folders, CASES["one"])
+
+
+def test_a_comparison_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"comparison\.json"):
+        load(tmp_path)
+
+
+# summary
+
+
+def test_summary_has_exactly_the_published_schema(comparison, tmp_path):
+    save(comparison, tmp_path)
+    (tmp_path / PAGE).write_text("page")
+    write_outputs(tmp_path, tmp_path / "a" / "report", 12, "d" * 64)
+    assert (tmp_path / "a" / "report" / PAGE).read_text() == "page"
+    summary = json.loads((tmp_path / "a" / "report" / "summary.json").read_text())
+    assert list(summary) == ["schema", "config_digest", "wall_seconds", "arms"]
+    assert summary["schema"] == 1 and summary["wall_seconds"] == 12.0 and summary["config_digest"] == "d" * 64
+    assert list(summary["arms"]) == list(comparison.arms)
+    seeds = len(comparison.seeds)
+    for name, arm in summary["arms"].items():
+        assert list(arm) == ["seeds", "gold_reward", "rm_score", "kl_to_sft", "on_policy_accuracy", "rounds"]
+        assert arm["seeds"] == list(comparison.seeds)
+        for final in ("gold_reward", "rm_score", "kl_to_sft", "on_policy_accuracy"):
+            assert len(arm[final]) == seeds
+        known = comparison.has_gold
+        assert all((value is not None) == known for value in (*arm["gold_reward"], *arm["on_policy_accuracy"]))
+        assert [round_["round"] for round_ in arm["rounds"]] == list(range(1, comparison.rounds + 1))
+        for round_ in arm["rounds"]:
+            assert list(round_) == ["round", "per_seed"] and len(round_["per_seed"]) == seeds
+            for entry in round_["per_seed"]:
+                assert list(entry) == [
+                    "gold_reward",
+                    "kl_to_sft",
+                    "on_policy_accuracy_before",
+                    "on_policy_accuracy_after",
+                    "accepted",
+                    "selected_by_source",
+                ]
+                refreshes = name != "none"
+                assert (entry["accepted"] is not None) == refreshes
+                assert (entry["selected_by_source"] is not None) == refreshes
+                assert (entry["on_policy_accuracy_after"] is not None) == (refreshes and known)
+
+
+# table
+
+
+def shown(comparison: Comparison) -> str:
+    out = io.StringIO()
+    Console(file=out, width=140).print(table.table(comparison))
+    return out.getvalue()
+
+
+def test_table_has_the_start_and_every_arm_and_round(comparison):
+    text = shown(comparison)
+    rows = [line for line in text.splitlines() if re.search(r" [0-9] ", line)]
+    assert "SFT start" in text and all(arm in text for arm in comparison.arms)
+    assert len([line for line in rows if "seed" not in line]) == 1 + len(comparison.arms) * comparison.rounds
+
+
+def test_table_says_how_many_seeds(tmp_path):
+    one = read(synthetic.make(tmp_path / "1", **CASES["one"]), CASES["one"])
+    three = read(synthetic.make(tmp_path / "3", **CASES["three"]), CASES["three"])
+    assert "1 seed" in shown(one) and "±" not in shown(one)
+    assert "3 seeds, mean ± sd" in shown(three) and "of 3 accepted" in shown(three)
+
+
+# what the numbers say
+
+
+def test_mean_and_sample_deviation_by_hand():
+    assert analysis.mean_of([1.0, None, 3.0]) == analysis.Mean(2.0, 2**0.5, 2)
+    assert analysis.mean_of([1.0]) == analysis.Mean(1.0, None, 1)
+    assert analysis.mean_of([None]) is None
+
+
+def test_numbers_for_people():
+    assert analysis.number(-0.004) == "0.00"
+    assert analysis.number(-1.5, 1) == "\N{MINUS SIGN}1.5"
+    assert analysis.number(0.25, sign=True) == "+0.25"
+    assert analysis.number(None) == "–"
+
+
+def path(gold: list[float], proxy: list[float]) -> list[CurvePoint]:
+    return [CurvePoint(step=i, gold=g, rm_score=p, kl=i) for i, (g, p) in enumerate(zip(gold, proxy, strict=True))]
+
+
+def test_overoptimisation_needs_a_fall_of_gold_and_a_rise_of_proxy():
+    peaked, rising = [0, 1, 2, 3, 2, 1, 0.0], [0, 1, 2, 3, 4, 5, 6.0]
+    assert analysis.overoptimised_from(path(peaked, rising), noise=0.1) == 3
+    assert analysis.overoptimised_from(path(peaked, rising), noise=5.0) is None
+    assert analysis.overoptimised_from(path(rising, rising), noise=0.1) is None
+    assert analysis.overoptimised_from(path(peaked, peaked), noise=0.1) is None
+
+
+def test_one_seed_is_called_one_seed(comparison):
+    assert (headline(comparison).caveat == ONE_SEED) == (len(comparison.seeds) == 1)
+
+
+def test_without_gold_no_arm_wins(tmp_path):
+    case = CASES["no gold"]
+    said = headline(read(synthetic.make(tmp_path, **case), case))
+    assert "longer answer wins" in said.verdict
+    assert any("no arm is called the winner" in finding for finding in said.findings)
+
+
+def test_labels_are_moved_apart_and_stay_inside():
+    placed = canvas.spread([10, 50, 55, 60], gap=12, top=60)
+    assert placed[0] == 10
+    assert all(b - a >= 12 - 1e-9 for a, b in pairwise(placed))
+    assert max(placed) <= 60
+
+
+# pictures and page
+
+
+def test_every_arm_is_in_every_picture(comparison):
+    arms = set(comparison.arms)
+    whole = [*figures.rewards_by_step(comparison), *figures.rewards_by_kl(comparison), *figures.training(comparison)]
+    whole += [figures.gates(comparison), figures.variance_by_round(comparison)]
+    source = figures.accuracy_by_source(comparison)
+    assert source is not None
+    for picture in [*whole, source]:
+        assert all(arm in picture.description for arm in arms), picture.title
+        if picture.title != "Gate decisions":
+            for index in range(len(arms)):
+                assert f"var(--arm-{index})" in picture.svg, picture.title
+    assert [p.title.rpartition(" ")[2] for p in figures.accuracy_by_round(comparison)] == list(comparison.arms)
+    picked = [p.title.rpartition(" ")[2] for p in figures.selection_by_source(comparison)]
+    assert picked == [arm for arm in comparison.arms if comparison.refreshes(arm)]
+
+
+def test_pictures_leave_every_colour_to_the_page(comparison):
+    for picture in figures.rewards_by_step(comparison):
+        assert not re.search(r"#[0-9a-f]{6}\b", picture.svg), picture.title
+
+
+def test_page_asks_nobody_and_trusts_no_text(comparison, page):
+    outside = re.findall(r"""(?:src|href|action)\s*=\s*["']?(?!#|data:)([^"'\s>]+)""", page.replace("&#34;", '"'))
+    assert [link for link in outside if not link.startswith("http://evil.example")] == []
+    assert "<img" not in page and "@import" not in page and "url(http" not in page
+    assert synthetic.ATTACK not in page and "<script>alert" not in page
+    assert "&lt;script&gt;alert(" in page
+    assert page.count("<script>") == 1 and "script-src 'sha256-" in page
+    assert len(page.encode()) < 3_000_000
+
+
+def test_page_ids_are_unique(page):
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_page_without_gold_leads_with_sources(tmp_path):
+    case = CASES["no gold"]
+    html = render(read(synthetic.make(tmp_path, **case), case))
+    assert html.index('<section id="sources"') < html.index('<section id="rewards"')
+    assert "Gold reward by PPO step" not in html
+
+
+def test_same_comparison_same_bytes(comparison, page, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        save(comparison, tmp_path / name)
+    assert (tmp_path / "a" / "comparison.json").read_bytes() == (tmp_path / "b" / "comparison.json").read_bytes()
+    assert render(comparison) == page
+
+
+def test_odd_names_and_empty_parts_render(one):
+    renamed = one.model_dump()
+    renamed["arms"] = ["a $ name & <b>", *renamed["arms"][1:]]
+    for run in renamed["runs"]:
+        run["arm"] = "a $ name & <b>" if run["arm"] == "none" else run["arm"]
+        for round_ in run["rounds"]:
+            round_["curve"], round_["training"], round_["samples"] = [], [], []
+            round_["evaluation"]["offline_by_source"] = {}
+            round_["evaluation"]["reward_variance"] = None
+    for start in renamed["starts"]:
+        start["samples"] = []
+    renamed["lineage"] = {name.replace(".none.", ".a $ name & <b>."): node for name, node in renamed["lineage"].items()}
+    html = render(Comparison.model_validate(renamed))
+    assert "<b>." not in html and "a $ name &amp; &lt;b&gt;" in html
+
+
+def test_statistics_of_any_shape_become_tables():
+    tables = statistics_tables(
+        {"pairs": 3, "by": {"a": {"n": 1}, "b": {"m": [1, 2]}}, "removed": {"x": 0.5}, "none": {}}
+    )
+    assert [(t.title, t.columns, t.rows) for t in tables] == [
+        ("the whole set", ("", "value"), (("pairs", "3"),)),
+        ("by", ("", "n", "m"), (("a", "1", "–"), ("b", "–", "1, 2"))),
+        ("removed", ("", "value"), (("x", "0.5"),)),
+    ]
+
+
+# weight
+
+
+def test_summary_and_table_load_no_plotting_library():
+    code = (
+        "import sys, inverse_alignment.report.summary, inverse_alignment.report.table;"
+        "print([m for m in ('matplotlib', 'torch', 'numpy', 'jinja2', 'rich') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ast.literal_eval(done.stdout) == []
