@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -97,10 +97,11 @@ def pool(
         UserError: an id occurs twice in a dataset, a source loses more than `max_dropped_share`, or a split with a
             positive share is empty.
     """
-    unique, dropped = _without_duplicates(rows, settings.duplicates)
+    merged = _merged(rows, settings.duplicates)
+    dropped = list(merged.dropped)
     kept: list[Comparison] = []
     truncated: list[str] = []
-    for comparison in unique:
+    for comparison in merged.unique:
         encoded = [tokeniser.encode_pair(comparison) for tokeniser in tokenise]
         reasons = [item for item in encoded if not isinstance(item, EncodedPair)]
         if reasons:
@@ -110,7 +111,7 @@ def pool(
         if any(isinstance(item, EncodedPair) and item.truncated for item in encoded):
             truncated.append(comparison.id)
     _refuse_large_losses(kept, dropped, settings.max_dropped_share)
-    placed = _placed(kept, settings)
+    placed = _placed(kept, merged.stated if settings.respect_source_splits else {}, settings)
     _require_splits(placed, settings.shares)
     return PreferenceSet(tuple(placed), describe(placed, dropped, truncated))
 
@@ -156,11 +157,26 @@ def read_split(folder: Path, split: Split) -> list[Comparison]:
 _REBUILD = "delete the artifact's folder so that it is built again"
 
 
-def _without_duplicates(
-    rows: Iterable[Comparison | Dropped], same: Literal["pair", "label"]
-) -> tuple[list[Comparison], list[Dropped]]:
+@dataclass(frozen=True)
+class _Merged:
+    """Rows of all sources after the first pass.
+
+    Attributes:
+        unique: pairs without duplicates.
+        dropped: rows without a preference, and duplicates.
+        stated: by prompt id, the splits that the sources state, duplicates included: a copy of a train pair in another
+            source's test split must pull the prompt out of train.
+    """
+
+    unique: list[Comparison]
+    dropped: list[Dropped]
+    stated: Mapping[str, set[Split]]
+
+
+def _merged(rows: Iterable[Comparison | Dropped], same: Literal["pair", "label"]) -> _Merged:
     unique: list[Comparison] = []
     dropped: list[Dropped] = []
+    stated: dict[str, set[Split]] = {}
     ids: set[tuple[str, str]] = set()
     contents: set[tuple[str, ...]] = set()
     for row in rows:
@@ -176,6 +192,8 @@ def _without_duplicates(
         if isinstance(row, Dropped):
             dropped.append(row)
             continue
+        if origin.split is not None:
+            stated.setdefault(row.prompt.id, set()).add(origin.split)
         content: tuple[str, ...] = (row.prompt.key, row.chosen, row.rejected)
         if same == "label":
             content += (origin.annotator,)
@@ -184,7 +202,7 @@ def _without_duplicates(
             continue
         contents.add(content)
         unique.append(row)
-    return unique, dropped
+    return _Merged(unique, dropped, stated)
 
 
 def _refuse_large_losses(kept: Sequence[Comparison], dropped: Sequence[Dropped], limit: float) -> None:
@@ -206,29 +224,19 @@ def _refuse_large_losses(kept: Sequence[Comparison], dropped: Sequence[Dropped],
             )
 
 
-def _placed(comparisons: Sequence[Comparison], settings: AggregateSettings) -> list[Comparison]:
+def _placed(
+    comparisons: Sequence[Comparison], stated: Mapping[str, set[Split]], settings: AggregateSettings
+) -> list[Comparison]:
     """The pairs with their split set."""
-    ids = [c.prompt.id for c in comparisons]
-    stated: dict[str, set[Split]] = defaultdict(set)
-    if settings.respect_source_splits:
-        for prompt_id, comparison in zip(ids, comparisons, strict=True):
-            if comparison.provenance.split is not None:
-                stated[prompt_id].add(comparison.provenance.split)
-    place: dict[str, Split] = {
-        prompt_id: stated_split(prompt_id, stated[prompt_id], settings.shares, settings.seed)
-        if prompt_id in stated
-        else hashed_split(prompt_id, settings.shares, settings.seed)
-        for prompt_id in set(ids)
-    }
-    return list(_with_splits(comparisons, ids, place))
-
-
-def _with_splits(
-    comparisons: Sequence[Comparison], ids: Sequence[str], place: Mapping[str, Split]
-) -> Iterator[Comparison]:
-    for prompt_id, comparison in zip(ids, comparisons, strict=True):
-        provenance = comparison.provenance.model_copy(update={"split": place[prompt_id]})
-        yield comparison.model_copy(update={"provenance": provenance})
+    shares, seed = settings.shares, settings.seed
+    placed: list[Comparison] = []
+    for comparison in comparisons:
+        prompt_id = comparison.prompt.id
+        own = stated.get(prompt_id)
+        split = stated_split(prompt_id, own, shares, seed) if own else hashed_split(prompt_id, shares, seed)
+        provenance = comparison.provenance.model_copy(update={"split": split})
+        placed.append(comparison.model_copy(update={"provenance": provenance}))
+    return placed
 
 
 def _require_splits(comparisons: Sequence[Comparison], shares: SplitShares) -> None:

@@ -272,7 +272,7 @@ def _suggestion(row: Row, column: str) -> str:
 
 def _text(row: Row, column: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise UserError(f"is a {_kind(value)}, not a text", where=row.at(column), fix="write it as a JSON string")
+        raise UserError(f"is {_kind(value)}, not a text", where=row.at(column), fix="write it as a JSON string")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:  # JSON may spell out half of a surrogate pair, which no file can hold
@@ -284,10 +284,19 @@ def _text(row: Row, column: str, value: Any) -> str:
     return value
 
 
+_KINDS = {
+    "NoneType": "null",
+    "str": "a text",
+    "list": "a list",
+    "dict": "an object",
+    "int": "a number",
+    "float": "a number",
+    "bool": "true or false",
+}
+
+
 def _kind(value: Any) -> str:
-    return {"NoneType": "null", "dict": "object", "int": "number", "float": "number", "bool": "true/false"}.get(
-        type(value).__name__, type(value).__name__
-    )
+    return _KINDS.get(type(value).__name__, f"a {type(value).__name__}")  # Parquet knows more: dates, bytes, decimals
 
 
 def _columns_pair(row: Row, columns: ColumnMap) -> _Pair:
@@ -321,8 +330,9 @@ def _answer(row: Row, column: str, value: Any) -> tuple[tuple[Message, ...], str
 
 def _messages(row: Row, column: str, value: Any) -> tuple[Message, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str):
+        expected = "a list of messages" if isinstance(value, str) else "a text or a list of messages"
         raise UserError(
-            f"is a {_kind(value)}, not a text or a list of messages",
+            f"is {_kind(value)}, not {expected}",
             where=row.at(column),
             fix='write [{"role": "user", "content": "…"}]',
         )
@@ -389,7 +399,7 @@ def _margin(row: Row, source: SourceConfig) -> float | None:
     if value is None:
         return source.margin
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise UserError(f"is a {_kind(value)}, not a number", where=row.at(source.columns.margin), fix=_MARGIN_FIX)
+        raise UserError(f"is {_kind(value)}, not a number", where=row.at(source.columns.margin), fix=_MARGIN_FIX)
     if not math.isfinite(value) or not 0 < value <= 1:
         raise UserError(f"{value} is outside (0, 1]", where=row.at(source.columns.margin), fix=_MARGIN_FIX)
     return float(value)
