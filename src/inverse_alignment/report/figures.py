@@ -314,7 +314,7 @@ def _thin(axes: Axes, points: Sequence[tuple[float, float]], colour: str) -> Non
 
 
 def selection_by_source(comparison: Comparison) -> list[Picture]:
-    """Per refreshing arm: share of the selected pairs by source policy, against the pool's shares."""
+    """Per refreshing arm: source policies of the answers in the selected pairs, against the pool's shares."""
     shares = {arm: _shares(comparison, arm) for arm in comparison.arms if comparison.refreshes(arm)}
     most = max((max(pool, *picked) for rows in shares.values() for _, pool, picked in rows), default=1.0)
     return [
@@ -369,8 +369,8 @@ def _selection(
         axes.set_xlim(0, most * 1.08)
         _percents(axes.xaxis)
         axes.grid(visible=False)
-        axes.set_xlabel("share of the pairs")
-        canvas.caption(axes, "source policy of the chosen answer")
+        axes.set_xlabel("share of the answers")
+        canvas.caption(axes, "source policy")
 
     size = Size(width=NARROW, height=68 + 24 * len(rows), left=_row_room([source for source, _, _ in rows]))
     return canvas.draw(f"selection-{index}", f"Pairs picked by {arm}", words, size, paint)
@@ -423,7 +423,7 @@ def gates(comparison: Comparison) -> Picture:
 
     height = 68 + len(rows) * (17 + 5 * (len(comparison.seeds) - 1))
     left = 6 + 0.58 * SMALL * max(len(canvas.shorten(label, 26)) for label, _, _ in rows)
-    return canvas.draw("gate", "Gate decisions", words, Size(height=height, left=left), paint)
+    return canvas.draw("gate", "Gate decisions", words, Size(width=300, height=height, left=left), paint)
 
 
 def _gate_mark(axes: Axes, y: float, gate: Gate, colour: str) -> None:
@@ -518,7 +518,7 @@ def accuracy_by_source(comparison: Comparison) -> Picture | None:
         _percents(axes.xaxis)
         axes.grid(visible=False)
         axes.set_xlabel("held-out pairs in which the chosen answer wins")
-        canvas.caption(axes, "source policy of the chosen answer (pairs)")
+        canvas.caption(axes, "source policy (pairs)")
 
     size = Size(
         width=360, height=68 + 22 * len(sources), left=_row_room(_with_pairs(s, pairs[s]) for s in sources) + 14

@@ -18,6 +18,7 @@ from inverse_alignment.report.table import accuracy_cell, cells, gate_cell
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_TABLE_ROWS = 40
+NARROW_COLUMNS = 4  # a data table with more takes the whole width of the page
 
 
 def render(comparison: Comparison) -> str:
@@ -299,39 +300,55 @@ class DataTable:
 
 
 def statistics_tables(statistics: Mapping[str, Any]) -> list[DataTable]:
-    """Statistics of any nesting as tables: plain values together, then one table per mapping of mappings."""
-    plain = {name: value for name, value in statistics.items() if not isinstance(value, Mapping)}
+    """Statistics of any nesting as tables: plain values together, then one table per mapping."""
+    words = {name: statistics[f"{name}_words"] for name in ("chosen", "rejected") if f"{name}_words" in statistics}
+    rest = {name: value for name, value in statistics.items() if not name.endswith("_words") or not words}
+    if words:
+        rest["words_per_answer"] = words
+    plain = {name: value for name, value in rest.items() if not isinstance(value, Mapping)}
     tables = [_flat("the whole set", plain)] if plain else []
-    for name, value in statistics.items():
-        if isinstance(value, Mapping) and value:
-            tables.append(_table(name.replace("_", " "), value))
-    return tables
+    tables += [_table(name.replace("_", " "), value) for name, value in rest.items() if value and name not in plain]
+    return sorted(tables, key=lambda table: len(table.columns) > NARROW_COLUMNS)
 
 
 def _flat(title: str, values: Mapping[str, Any]) -> DataTable:
-    shown = [(name.replace("_", " "), _cell(value)) for name, value in values.items()]
-    rows = tuple(shown[:MOST_TABLE_ROWS])
-    return DataTable(title, ("", "value"), rows, len(shown) - len(rows))
+    shown = [(name.replace("_", " "), _cell(name, value)) for name, value in values.items()]
+    return _bounded(title, ("", "value"), shown)
 
 
 def _table(title: str, value: Mapping[str, Any]) -> DataTable:
     if not all(isinstance(item, Mapping) for item in value.values()):
         return _flat(title, value)
-    columns = list(dict.fromkeys(column for item in value.values() for column in item))
-    shown = [(name, *(_cell(item.get(column)) for column in columns)) for name, item in value.items()]
-    heads = ("", *(column.replace("_", " ") for column in columns))
-    return DataTable(title, heads, tuple(shown[:MOST_TABLE_ROWS]), max(0, len(shown) - MOST_TABLE_ROWS))
+    items = {name: _facts(item) for name, item in value.items()}
+    columns = list(dict.fromkeys(column for item in items.values() for column in item))
+    shown = [(name, *(_cell(column, item.get(column)) for column in columns)) for name, item in items.items()]
+    return _bounded(title, ("", *(column.replace("_", " ") for column in columns)), shown)
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return number(None) if value is None else str(value).lower()
+def _bounded(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> DataTable:
+    return DataTable(title, columns, tuple(rows[:MOST_TABLE_ROWS]), max(0, len(rows) - MOST_TABLE_ROWS))
+
+
+def _facts(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a group that fit a table: of a distribution its mean; counts by something else are left out."""
+    facts: dict[str, Any] = {}
+    for name, value in item.items():
+        if not isinstance(value, Mapping):
+            facts[name] = value
+        elif "mean" in value:
+            facts[f"mean_{name}"] = value["mean"]
+    return facts
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return number(None)
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_cell(item)}" for name, item in value.items())
+        return percent(value, 1) if name == "longer_wins" else f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
     if isinstance(value, list):
-        return ", ".join(_cell(item) for item in value)
+        return ", ".join(_cell(name, item) for item in value)
     return str(value)

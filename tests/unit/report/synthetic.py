@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +100,9 @@ class _Writer:
             score=_proxy(end),
             accuracy=accuracy,
         )
-        if self.gold and refreshes:
+        if self.gold:
             evaluation["on_policy_accuracy_before"] = accuracy - 0.005
-            evaluation["on_policy_accuracy_after"] = accuracy + 0.03
+            evaluation["on_policy_accuracy_after"] = accuracy + 0.03 if refreshes else None
         curve = [
             {
                 "step": step,
@@ -215,16 +215,28 @@ def _gate(draw: random.Random, arm: str, number: int) -> dict[str, Any]:
 
 
 def _statistics(gold: bool) -> dict[str, Any]:
-    def table(names: Iterable[str]) -> dict[str, Any]:
-        return {name: {"pairs": 400 - 45 * i, "mean_words_chosen": 31.5 + i} for i, name in enumerate(names)}
+    """The shape of `inverse_alignment.data.statistics.describe`."""
 
+    def summary(pairs: int) -> dict[str, Any]:
+        parts = (("train", 0.7), ("validation", 0.1), ("gate", 0.1), ("test", 0.1))
+        return {
+            "rows": pairs + 12,
+            "pairs": pairs,
+            "prompts": pairs // 3,
+            "dropped": {"duplicate": 9, "identical answers": 3},
+            "truncated": 2,
+            "splits": {split: {"pairs": int(pairs * n), "prompts": int(pairs * n / 3)} for split, n in parts},
+            "chosen_words": {"mean": 31.46, "median": 30.0},
+            "rejected_words": {"mean": 29.81, "median": 28.0},
+            "longer_wins": 0.552,
+            "licences": {"Apache-2.0": pairs},
+        }
+
+    policies = {name: {**summary(400 - 45 * i), "wins": 220, "losses": 180} for i, name in enumerate(SOURCES)}
     return {
-        "pairs": 1725,
-        "removed": {"duplicates": 12, "identical": 3, "empty": 0},
-        "splits": {
-            name: {"pairs": n, "prompts": n // 3} for name, n in (("train", 1200), ("gate", 300), ("test", 225))
-        },
-        "source_policies": table(SOURCES),
-        "annotators": table(("anna", "bo", "chi")),
-        "datasets": table(("world.text",) if gold else ("hh-rlhf", "alpaca_eval")),
+        **summary(1725),
+        "contradictions": 4,
+        "datasets": {name: summary(1725) for name in (("world.text",) if gold else ("hh-rlhf", "alpaca_eval"))},
+        "policies": policies,
+        "annotators": {name: summary(575) for name in ("anna", "bo", "chi")},
     }
