@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,8 +20,27 @@ if TYPE_CHECKING:
 USER_ERROR, INTERRUPTED = 2, 130
 PUBLISHED = Path("data/advice")
 
+
+class Verbs(TyperGroup):
+    """The verbs: a mistake ends in three lines and exit code 2, an interruption in one line and 130."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        """Run a verb."""
+        from inverse_alignment.core.errors import UserError
+
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(USER_ERROR) from error
+        except KeyboardInterrupt as interrupt:
+            typer.echo("\nstopped; continue with the same command", err=True)
+            raise typer.Exit(INTERRUPTED) from interrupt
+
+
 app = typer.Typer(
     name="inverse-alignment",
+    cls=Verbs,
     help="RLHF that refreshes its reward model where the policy now is.\n\nExample: inverse-alignment run",
     no_args_is_help=True,
     add_completion=False,
@@ -242,30 +262,8 @@ def status() -> None:
 
 
 def main() -> None:
-    """Entry point: a mistake is three lines and exit code 2, an interruption one line and 130."""
-    import click
-
-    try:
-        code = app(standalone_mode=False)
-    except (KeyboardInterrupt, click.Abort, typer.Abort):
-        print("\nstopped; continue with the same command", file=sys.stderr)  # noqa: T201
-        sys.exit(INTERRUPTED)
-    except Exception as error:
-        sys.exit(_explained(error))
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _explained(error: Exception) -> int:
-    """Show an error a person can act on and give its exit code; anything else is a bug and is raised."""
-    from inverse_alignment.core.errors import UserError
-
-    if hasattr(error, "exit_code") and hasattr(error, "show"):  # a usage error of the command line's own
-        error.show()
-        return int(error.exit_code)
-    if isinstance(error, UserError):
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return USER_ERROR
-    raise error
+    """Entry point of the console script."""
+    app()
 
 
 def _load(params: Path, preset: str | None, overrides: list[str] | None) -> PipelineConfig:
@@ -287,23 +285,18 @@ def _console() -> Console:
 
 
 def _run_tracked(config: PipelineConfig, planned: Plan, console: Console) -> Artifact:
-    """Run the flow under Prefect; the first missing stage is built while a server that has to start does so."""
-    from tasks import run_stage
+    """Run the flow under Prefect; a server that has to start does so while modules load and light stages run."""
     from tasks.display import Display
     from tasks.server import SharedServer
 
-    prefect = SharedServer(Path()).begin()
+    server = SharedServer(Path()).begin()
     try:
-        with Display(len(planned.nodes), console) as display, run_stage.observing(display):
-            first = next((item.node for item in planned.missing if item.status == "run"), None)
-            if first is not None:
-                run_stage.Execute(planned.store, config.runtime).run(planned.resolve(first))
-            from flows.scheduled import compare_flow
+        from flows.scheduled import run_compare
 
-            prefect.wait()
-            return compare_flow(config)
+        with Display(len(planned.nodes), console) as display:
+            return run_compare(config, (display,), server)
     finally:
-        prefect.release()
+        server.release()
 
 
 def _conclude(config: PipelineConfig, comparison: Path, report_dir: Path, seconds: float, console: Console) -> None:

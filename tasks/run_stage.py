@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -306,19 +306,6 @@ class Plan:
             spec = self.stages[node.stage]
             return pending(spec.kind, node.name, spec.parts)
         return item.entry.artifact.model_copy(update={"uri": f"node:{node.name}"})
-
-    def resolve(self, node: Node) -> Node:
-        """A planned node whose inputs are all there, as `Execute` takes it: with the places of their bytes."""
-        return replace(node, inputs={name: self._located(artifact) for name, artifact in node.inputs.items()})
-
-    def _located(self, artifact: Artifact) -> Artifact:
-        name = producer(artifact)
-        if name is None:
-            return artifact
-        entry = self.planned[name].entry
-        assert entry is not None, f"{name} is not there yet"
-        part = artifact.uri.partition("/")[2]
-        return entry.artifact.part(part) if part else entry.artifact
 
     def _plan(self, node: Node) -> Planned:
         earlier = self._twin(node)
