@@ -49,16 +49,15 @@ class PairEncoder:
         Raises:
             UserError: see `encode_prompt`.
         """
-        whole = _render(self.tokenizer, comparison.prompt.messages)
-        prompt = encode_prompt(self.tokenizer, comparison.prompt, prompt_budget(self.max_tokens))
+        prompt, cut = _fit_prompt(self.tokenizer, comparison.prompt, prompt_budget(self.max_tokens))
         answers = [encode_response(self.tokenizer, text) for text in (comparison.chosen, comparison.rejected)]
         if any(len(answer) == 1 for answer in answers):  # the end token alone
             return "empty after tokenisation"
         chosen, rejected = (_fit_response(answer, self.max_tokens - len(prompt)) for answer in answers)
         if chosen == rejected:
             return "identical after tokenisation"
-        truncated = prompt != whole or [chosen, rejected] != answers
-        return EncodedPair((*prompt, *chosen), (*prompt, *rejected), truncated)
+        cut = cut or [chosen, rejected] != answers
+        return EncodedPair((*prompt, *chosen), (*prompt, *rejected), truncated=cut)
 
 
 def prompt_budget(max_tokens: int) -> int:
@@ -80,22 +79,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, max_tokens
         UserError: the template does not fit into `max_tokens` even without content, does not accept the roles, or
             begins with two beginning-of-sequence tokens.
     """
-    messages = prompt.messages
-    ids = _render(tokenizer, messages)
-    while len(ids) > max_tokens and len(messages) > 1:
-        messages = _without_oldest(messages)
-        ids = _render(tokenizer, messages)
-    if len(ids) <= max_tokens:
-        return ids
-    bare = _render(tokenizer, (messages[0].model_copy(update={"content": ""}),))
-    if len(bare) >= max_tokens:
-        raise UserError(
-            f"the chat template alone takes {len(bare)} tokens of the {max_tokens} that a prompt may have",
-            where="chat template",
-            fix="raise the model's context, or use a shorter template",
-        )
-    head = next((i for i, (a, b) in enumerate(zip(ids, bare, strict=False)) if a != b), len(bare))
-    return ids[:head] + ids[len(ids) - (max_tokens - head) :]
+    return _fit_prompt(tokenizer, prompt, max_tokens)[0]
 
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -128,6 +112,28 @@ def decode_response(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> s
     text = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     assert isinstance(text, str)  # a list of ids gives one text
     return text
+
+
+def _fit_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, max_tokens: int) -> tuple[list[int], bool]:
+    """Ids of the prompt, and whether something had to go."""
+    messages = prompt.messages
+    ids = _render(tokenizer, messages)
+    if len(ids) <= max_tokens:
+        return ids, False
+    while len(ids) > max_tokens and len(messages) > 1:
+        messages = _without_oldest(messages)
+        ids = _render(tokenizer, messages)
+    if len(ids) <= max_tokens:
+        return ids, True
+    bare = _render(tokenizer, (messages[0].model_copy(update={"content": ""}),))
+    if len(bare) >= max_tokens:
+        raise UserError(
+            f"the chat template alone takes {len(bare)} tokens of the {max_tokens} that a prompt may have",
+            where="chat template",
+            fix="raise the model's context, or use a shorter template",
+        )
+    head = next((i for i, (a, b) in enumerate(zip(ids, bare, strict=False)) if a != b), len(bare))
+    return ids[:head] + ids[len(ids) - (max_tokens - head) :], True
 
 
 def _fit_response(ids: list[int], limit: int) -> list[int]:

@@ -200,3 +200,9 @@ def test_roles_that_a_template_refuses_are_named():
     tokenizer = with_bos("{{ raise_exception('no system role here') }}")
     with pytest.raises(UserError, match="conversation of system, user: no system role here"):
         encode_prompt(tokenizer, conversation(("system", "x"), ("user", "y")), 50)
+
+
+def test_a_long_prompt_leaves_half_of_the_room_to_the_answer():
+    assert prompt_budget(100) == 50
+    ids = encode_full(TOKENIZER, Prompt.from_text("b" * 200), "x" * 200, 100)
+    assert ids[49:51] == [NEWLINE, TOKENIZER.convert_tokens_to_ids("x")] and len(ids) == 100
