@@ -1,54 +1,69 @@
-"""A stage that does nothing quickly: it stands in for every real one, so that flows run as they are."""
+"""Stages that stand in for the real ones: milliseconds each, their bytes a function of inputs, configuration and seed.
+
+`TOY_LOG` names a file that gets a line at the start and at the end of every build; `TOY_HANG=PpoStage:2` makes the
+second build of that configuration hang, so that a test can kill it there.
+"""
 
 from __future__ import annotations
 
 import math
+import os
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from inverse_alignment.core.artifact import RECORD, RUNTIME, list_files, sha256_file, sha256_text
 from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.context import StageContext
 from inverse_alignment.core.errors import UserError
-from inverse_alignment.report.comparison import Comparison, Evaluation, Round, Run, save
-from inverse_alignment.stages.compare import CompareStage
-from inverse_alignment.stages.registry import STAGES, StageSpec
+from inverse_alignment.core.store import STAMP
+from inverse_alignment.stages.registry import STAGES
 
-FAIL = Path("fail.txt")  # holds the name of the configuration class whose stage refuses to run
-TOYS = {
-    name: StageSpec("toy_stages", spec.kind, ("policy", "reward", "model", "state"), (), gpu=spec.gpu)
-    for name, spec in STAGES.items()
-}
+TOYS = {name: replace(spec, module="tests.flows.toy_stages", packages=()) for name, spec in STAGES.items()}
+PARTS = ("policy", "reward", "model", "state")
+UNHASHED = (RECORD, RUNTIME, STAMP)
 
 
 def build(inputs: Mapping[str, Path], config: Section, context: StageContext) -> dict[str, Any]:
-    """Write a few bytes per part, and metrics of every awkward kind."""
-    if FAIL.exists() and FAIL.read_text() == type(config).__name__:
-        raise UserError("the toy refuses", where="fail.txt", fix="delete it")
-    for part in ("policy", "reward", "model", "state"):
+    """Write a text per part that depends on everything the stage is given.
+
+    Raises:
+        UserError: an input is a file that holds the word "broken".
+    """
+    name = type(config).__name__
+    for key, path in inputs.items():
+        if path.is_file() and path.read_text() == "broken":
+            raise UserError("the data are broken", where=key, fix="write other data")
+    resumed = (context.partial / "state.txt").exists()
+    (context.partial / "state.txt").write_text("begun")
+    starts = _log(f"start {name}{' resumed' if resumed else ''}")
+    if os.environ.get("TOY_HANG") == f"{name}:{starts}":
+        time.sleep(120)
+    content = sha256_text(f"{sorted((key, _digest(path)) for key, path in inputs.items())} {config!r} {context.seed}")
+    for part in PARTS:
         (context.out / part).mkdir()
-        seen = sorted((name, (path / part).exists()) for name, path in inputs.items())
-        (context.out / part / "weights.txt").write_text(f"{part} {seen} {config!r} {context.seed}")
+        (context.out / part / "content.txt").write_text(f"{part} {content}")
     for step in range(3):
-        context.report.log(step, {"loss": 1.0 / (step + 1), "top@1": 0.5, "broken": math.nan})
+        context.report.log(step, {"value": float(step)})
         context.report.progress(step + 1, 3, "step")
-    if isinstance(config, CompareStage):
-        save(_comparison(config), context.out)
-    return {"gold_reward": 0.25, "kl_to_sft": 1.5, "accepted": True, "nothing": None, "by_source": {"plain": 3}}
+    _log(f"end {name}")
+    return {"rate": math.nan, "content": content[:8]}
 
 
-def _comparison(config: CompareStage) -> Comparison:
-    evaluation = Evaluation(gold_reward=0.25, rm_score=1.0, kl_to_sft=1.5, response_tokens=9, ended_share=1)
-    empty: dict[str, Any] = {"samples": (), "curve": (), "training": (), "selection": None, "gate": None}
-    rounds = tuple(Round(round=index + 1, evaluation=evaluation, **empty) for index in range(config.rounds))
-    return Comparison(
-        title=config.title,
-        config_digest=config.config_digest,
-        arms=config.arms,
-        seeds=config.seeds,
-        rounds=config.rounds,
-        starts=(),
-        runs=tuple(Run(arm=arm, seed=seed, rounds=rounds) for seed in config.seeds for arm in config.arms),
-        lineage={},
-        statistics={},
-    )
+def _digest(path: Path) -> str:
+    if path.is_file():
+        return sha256_file(path)
+    files = [name for name in list_files(path) if not Path(name).name.startswith(UNHASHED)]
+    return sha256_text("".join(f"{name} {sha256_file(path / name)}\n" for name in files))
+
+
+def _log(line: str) -> int:
+    """Append a line to `TOY_LOG`; how many lines have begun with it."""
+    path = os.environ.get("TOY_LOG")
+    if path is None:
+        return 0
+    with open(path, "a") as file:
+        file.write(f"{line}\n")
+    return sum(old.startswith(line) for old in Path(path).read_text().splitlines())
