@@ -215,7 +215,7 @@ def test_kill_9_repeats_no_finished_stage_and_ends_with_the_same_bytes(tmp_path:
     finished = [line for line in before if line.startswith("end")]
     repeated = toy_run(tmp_path / "whole", data)
     assert len(finished) + len([line for line in after if line.startswith("end")]) == len(repeated["built"])
-    assert again["digest"] == repeated["digest"]
+    assert again["digests"] == repeated["digests"]
 
 
 def test_a_reused_run_imports_nothing_heavy(tmp_path: Path, data: Path) -> None:

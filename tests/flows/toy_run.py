@@ -36,7 +36,9 @@ def main(store: Path, data: Path) -> None:
         comparison = compare(config)
     built = [name for name, (_, entry) in remember.entries.items() if not entry.reused]
     heavy = [name for name in ("torch", "prefect", "mlflow", "transformers") if name in sys.modules]
-    print(json.dumps({"counts": planned.counts(), "built": built, "heavy": heavy, "digest": comparison.digest}))
+    digests = {name: entry.artifact.digest for name, (_, entry) in remember.entries.items()}
+    assert digests["compare"] == comparison.digest
+    print(json.dumps({"counts": planned.counts(), "built": built, "heavy": heavy, "digests": digests}))
 
 
 if __name__ == "__main__":

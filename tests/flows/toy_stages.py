@@ -6,7 +6,7 @@ second build of that configuration hang, so that a test can kill it there.
 
 from __future__ import annotations
 
-import math
+import json
 import os
 import time
 from collections.abc import Mapping
@@ -14,16 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from inverse_alignment.core.artifact import RECORD, RUNTIME, list_files, sha256_file, sha256_text
-from inverse_alignment.core.configuration import Section
+from inverse_alignment.core.artifact import METRICS, sha256_text
+from inverse_alignment.core.configuration import Section, identity_of
 from inverse_alignment.core.context import StageContext
 from inverse_alignment.core.errors import UserError
-from inverse_alignment.core.store import STAMP
+from inverse_alignment.core.metrics import truncate_metrics
 from inverse_alignment.stages.registry import STAGES
 
 TOYS = {name: replace(spec, module="tests.flows.toy_stages", packages=()) for name, spec in STAGES.items()}
-PARTS = ("policy", "reward", "model", "state")
-UNHASHED = (RECORD, RUNTIME, STAMP)
 
 
 def build(inputs: Mapping[str, Path], config: Section, context: StageContext) -> dict[str, Any]:
@@ -32,38 +30,43 @@ def build(inputs: Mapping[str, Path], config: Section, context: StageContext) ->
     Raises:
         UserError: an input is a file that holds the word "broken".
     """
-    name = type(config).__name__
-    for key, path in inputs.items():
-        if path.is_file() and path.read_text() == "broken":
-            raise UserError("the data are broken", where=key, fix="write other data")
-    resumed = (context.partial / "state.txt").exists()
-    (context.partial / "state.txt").write_text("begun")
-    starts = _log(f"start {name}{' resumed' if resumed else ''}")
-    if os.environ.get("TOY_HANG") == f"{name}:{starts}":
-        time.sleep(120)
-    content = sha256_text(f"{sorted((key, _digest(path)) for key, path in inputs.items())} {config!r} {context.seed}")
-    for part in PARTS:
+    kind = type(config).__name__
+    seen = {name: _content(path) for name, path in sorted(inputs.items())}
+    if "broken" in seen.values():
+        raise UserError("the data are broken", where="pairs.jsonl", fix="write other data")
+    checkpoint = context.partial / "checkpoint-0"
+    resumed = checkpoint.exists()
+    if resumed:
+        truncate_metrics(context.partial / METRICS, 0)
+    else:
+        context.report.log(0, {"value": 0.0})
+        checkpoint.write_text("step 0")
+    for step in (1, 2):
+        context.report.log(step, {"value": float(step)})
+        context.report.progress(step, 2, "steps")
+    _log(f"start {kind}{' resumed' if resumed else ''}")
+    _hang(kind)
+    content = sha256_text(json.dumps([kind, seen, identity_of(config), context.seed]))
+    for part in ("policy", "reward", "model", "state"):
         (context.out / part).mkdir()
         (context.out / part / "content.txt").write_text(f"{part} {content}")
-    for step in range(3):
-        context.report.log(step, {"value": float(step)})
-        context.report.progress(step + 1, 3, "step")
-    _log(f"end {name}")
-    return {"rate": math.nan, "content": content[:8]}
+    _log(f"end {kind}")
+    return {"size": len(seen), "rate": float("nan")}
 
 
-def _digest(path: Path) -> str:
+def _content(path: Path) -> str:
     if path.is_file():
-        return sha256_file(path)
-    files = [name for name in list_files(path) if not Path(name).name.startswith(UNHASHED)]
-    return sha256_text("".join(f"{name} {sha256_file(path / name)}\n" for name in files))
+        return path.read_text()
+    return " ".join(sorted(file.read_text() for file in path.rglob("content.txt")))
 
 
-def _log(line: str) -> int:
-    """Append a line to `TOY_LOG`; how many lines have begun with it."""
-    path = os.environ.get("TOY_LOG")
-    if path is None:
-        return 0
-    with open(path, "a") as file:
-        file.write(f"{line}\n")
-    return sum(old.startswith(line) for old in Path(path).read_text().splitlines())
+def _log(line: str) -> None:
+    if path := os.environ.get("TOY_LOG"):
+        with open(path, "a") as file:
+            file.write(f"{line}\n")
+
+
+def _hang(kind: str) -> None:
+    which, _, count = os.environ.get("TOY_HANG", "").partition(":")
+    if which == kind and Path(os.environ["TOY_LOG"]).read_text().count(f"start {kind}") == int(count):
+        time.sleep(120)
