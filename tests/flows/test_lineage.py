@@ -11,7 +11,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from toy_stages import TOYS
+
 
 from inverse_alignment.config import PipelineConfig, TrackingConfig
 from inverse_alignment.core.artifact import Artifact
@@ -21,6 +21,7 @@ from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.store import Store
 from tasks.lineage import MlflowLineage, flatten, key, params, round_of, tracker
 from tasks.run_stage import Execute, Node
+from tests.flows.quick_stages import QUICK
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,7 +72,7 @@ def lineage_of(config: PipelineConfig) -> MlflowLineage:
 
 
 def execute(store: Path, lineage: MlflowLineage) -> Execute:
-    return Execute(Store(store), RuntimeConfig(), (lineage,), TOYS)
+    return Execute(Store(store), RuntimeConfig(), (lineage,), QUICK)
 
 
 def runs_of(config: PipelineConfig) -> dict[str, Run]:
@@ -244,7 +245,8 @@ def test_names_and_values_that_mlflow_takes() -> None:
     assert flatten({"a": {"b": [1, 2]}, "c": [{"d": 1}], "e": {}}) == {"a.b": [1, 2], "c.0.d": 1, "e": {}}
     shown = dict(params({"a.password": "x", "max_tokens": 3, "uri": "postgresql://me:pw@host/db"}))
     assert shown == {"max_tokens": "3", "uri": "postgresql://***@host/db"}
-    assert [round_of(node) for node in (SFT, ppo("r7-x", 2, Artifact(kind="k", uri="u", digest="d", parts={"policy": "p"})))] == [0, 3]  # fmt: skip
+    policy = Artifact(kind="sft", uri="u", digest="d", parts={"policy": "p"})
+    assert (round_of(SFT), round_of(ppo("r7-x", 2, policy))) == (0, 3)
 
 
 def test_importing_it_imports_no_mlflow() -> None:

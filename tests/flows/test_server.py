@@ -11,7 +11,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -40,9 +40,9 @@ def nothing_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project whose database exists: only the first start has to create it."""
-    folder = tmp_path_factory.mktemp("project")
+def project(tmp_path_factory: pytest.TempPathFactory, with_database: Callable[[Path], Path]) -> Iterator[Path]:
+    """A project whose database exists."""
+    folder = with_database(tmp_path_factory.mktemp("project"))
     yield folder
     server.stop(folder)
 
@@ -82,7 +82,7 @@ def gone(pid: int, seconds: float) -> bool:
     return True
 
 
-def test_two_runs_share_a_server_and_the_last_one_out_ends_it(project: Path) -> None:
+def test_two_runs_share_a_server_that_is_replaced_if_it_dies_and_ended_by_the_last_one_out(project: Path) -> None:
     first, second = User(project), User(project)
     url = first.url()
     assert url == second.url()
@@ -92,6 +92,13 @@ def test_two_runs_share_a_server_and_the_last_one_out_ends_it(project: Path) -> 
     children = psutil.Process(state.pid).children(recursive=True)
     assert children
 
+    os.killpg(state.pid, signal.SIGKILL)
+    assert all(gone(child.pid, 5) for child in children)
+    with server.prefect_server(project) as again:  # who still uses the old address finds the new server
+        assert again == url
+        pid = server.status(project).pid
+        assert pid is not None
+        children = psutil.Process(pid).children(recursive=True)
     first.leave()
     assert server.status(project).users == 1
     assert server.answers(url)
@@ -120,20 +127,6 @@ def test_killed_users_do_not_keep_a_server_alive(project: Path, monkeypatch: pyt
     assert not server.answers(url)
     assert not (project / ".prefect" / "server.json").exists()
     held.release()
-
-
-def test_a_dead_server_is_replaced_where_it_was(project: Path) -> None:
-    held = server.SharedServer(project).begin()
-    url = held.wait()
-    pid = server.status(project).pid
-    assert pid is not None
-    os.killpg(pid, signal.SIGKILL)
-    assert gone(pid, 5)
-    with server.prefect_server(project) as again:
-        assert again == url  # whoever still uses the old address finds the new server
-        assert server.status(project).users == 2
-    held.release()
-    assert server.status(project).url is None
 
 
 def test_a_started_server_stays_until_it_is_stopped(project: Path) -> None:

@@ -1,0 +1,146 @@
+"""The same flows under Prefect: recorded, cancellable, scheduled. Decorators add here, they do not shape.
+
+`run_compare` is what `inverse-alignment run` calls: it shares or starts a server, tells the displays it is given, and
+mirrors the run into MLflow. `compare_flow` is the entrypoint of deployments (`prefect.yaml`): a worker calls it with a
+configuration that the server has validated, and nobody watches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from flows.compare import compare
+from flows.inverse_alignment import Round, Start, inverse_alignment
+from inverse_alignment.config import PipelineConfig
+from inverse_alignment.core.artifact import Artifact
+from inverse_alignment.core.store import open_store
+from tasks.lineage import MlflowLineage, tracker
+from tasks.prefect_driver import Ahead, EnoughAhead, Tracked, publish_rounds, quiet_console
+from tasks.resources import GpuSlot
+from tasks.run_stage import Driver, Execute, Observer, driving
+from tasks.server import SharedServer
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the flows of this process run their stages, and what follows them."""
+
+    driver: Driver
+    lineage: MlflowLineage | None
+
+    def arm(self, name: str, seed: int, config: PipelineConfig) -> AbstractContextManager[None]:
+        """What follows one arm and seed."""
+        return self.lineage.arm(name, seed, config.for_arm(name)) if self.lineage else nullcontext()
+
+
+_execution: ContextVar[Execution | None] = ContextVar("execution", default=None)
+
+
+def _compare_name() -> str:
+    config = flow_run.parameters.get("config")
+    if isinstance(config, Mapping):
+        config = PipelineConfig.model_validate(config)
+    config = config or PipelineConfig()
+    return f"{'-'.join(config.arms)}-s{'-'.join(str(seed) for seed in config.seeds)}"
+
+
+@flow(name="compare", flow_run_name=_compare_name, persist_result=False)
+def compare_flow(config: PipelineConfig = PipelineConfig()) -> dict[str, Any]:  # noqa: B008 - the form's defaults
+    """Run every arm for every seed from one shared start, and set them side by side.
+
+    Args:
+        config: what params.yaml holds; what is left out has its default.
+    """
+    with _executing(config) as execution, driving(execution.driver):
+        comparison = compare(config, run_arm=_run_arm)
+        publish_rounds(comparison)
+    return {"comparison": comparison.model_dump(mode="json")}
+
+
+@flow(name="inverse-alignment", flow_run_name="{arm}-s{seed}", persist_result=False, validate_parameters=False)
+def arm_flow(config: PipelineConfig, arm: str, seed: int, start: Start) -> list[Round]:
+    """Refresh the reward model where the policy now is, optimise the policy against it, and again: one arm.
+
+    Args:
+        config: the whole configuration; the arm's differences are applied to it.
+        arm: a name in `config.arms`.
+        seed: of everything random in this arm.
+        start: what all arms of this seed share.
+    """
+    execution = _execution.get()
+    assert execution is not None, "an arm runs inside compare_flow, which makes its start"
+    with execution.arm(arm, seed, config):
+        return list(inverse_alignment(config, arm, seed, start))
+
+
+def _run_arm(config: PipelineConfig, arm: str, seed: int, start: Start) -> tuple[Round, ...]:
+    return tuple(arm_flow(config, arm, seed, start))
+
+
+def run_compare(
+    config: PipelineConfig, observers: Sequence[Observer] = (), server: SharedServer | None = None
+) -> Artifact:
+    """Run `compare_flow` here and now, with a Prefect server of the project where none is configured.
+
+    Args:
+        config: what to run.
+        observers: displays that are told about every stage.
+        server: one whose `begin` was called earlier, to overlap its start-up with more; it is released here.
+
+    Raises:
+        UserError: a stage refuses its input, or the server does not start.
+    """
+    server = server or SharedServer(Path.cwd()).begin()
+    try:
+        with _recording(config) as lineage:
+            everyone = (*observers, lineage) if lineage else tuple(observers)
+            execute = Execute(open_store(config.store), config.runtime, everyone)
+            ahead = Ahead(execute, ready=server.ready)
+            with suppress(EnoughAhead), driving(ahead):
+                compare(config)
+            server.wait()
+            tracked = Tracked(execute, GpuSlot(config.runtime), ahead.done)
+            token = _execution.set(Execution(tracked, lineage))
+            try:
+                with quiet_console():
+                    return Artifact.model_validate(compare_flow(config)["comparison"])
+            finally:
+                _execution.reset(token)
+                tracked.settle()
+    finally:
+        server.release()
+
+
+@contextmanager
+def _executing(config: PipelineConfig) -> Iterator[Execution]:
+    """What `run_compare` has set up; under a worker, which has not called it, the same without displays."""
+    if execution := _execution.get():
+        yield execution
+        return
+    with _recording(config) as lineage:
+        execute = Execute(open_store(config.store), config.runtime, (lineage,) if lineage else ())
+        execution = Execution(Tracked(execute, GpuSlot(config.runtime)), lineage)
+        token = _execution.set(execution)
+        try:
+            yield execution
+        finally:
+            _execution.reset(token)
+
+
+@contextmanager
+def _recording(config: PipelineConfig) -> Iterator[MlflowLineage | None]:
+    """The tracker of the configuration; its open runs end as the block ends."""
+    lineage = tracker(config)
+    if lineage is None:
+        yield None
+        return
+    with lineage:
+        yield lineage

@@ -1,0 +1,306 @@
+"""The driver that makes every stage a Prefect task run.
+
+`Tracked` decorates another driver and shapes nothing: without it the same flow runs the same stages. Tasks are called
+directly, in the main thread, because only there does a cancel reach the code. Prefect's cache is off and nothing is
+persisted: the artifact store is the one mechanism of reuse, and a reused stage is a quick task run that says so.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import prefect
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.logging import get_run_logger
+from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
+from prefect.tasks import Task
+
+from inverse_alignment.core.artifact import Artifact
+from inverse_alignment.core.store import Entry
+from inverse_alignment.report.comparison import Comparison, load
+from inverse_alignment.stages.registry import STAGES
+from tasks.resources import GpuSlot
+from tasks.run_stage import Driver, Node, Stages, observing
+
+RETRY_SECONDS = (5.0, 30.0)
+PROGRESS_SECONDS = 15.0
+SETTLE_SECONDS = 20.0
+TRANSIENT = {  # besides those that Python gives a class of their own: ConnectionError, TimeoutError
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.EIO,
+    errno.ENETDOWN,
+    errno.ENETRESET,
+    errno.ENETUNREACH,
+    errno.ESTALE,
+}
+FINAL = ["COMPLETED", "FAILED", "CANCELLED", "CRASHED"]
+ROUND_FIELDS = ("gold_reward", "rm_score", "kl_to_sft", "on_policy_accuracy_before", "on_policy_accuracy_after")
+
+log = logging.getLogger(__name__)
+
+
+class EnoughAhead(BaseException):
+    """Thrown through a flow to end its head start; no error, hence not an `Exception`."""
+
+
+class Ahead:
+    """Runs the light first stages of a flow while the Prefect server is still starting.
+
+    What it ran is not repeated: `Tracked` makes a task run of it that says when it was done.
+    """
+
+    def __init__(self, inner: Driver, ready: Callable[[], bool], stages: Stages = STAGES) -> None:
+        self.inner, self.ready, self.stages = inner, ready, stages
+        self.done: dict[str, tuple[Artifact, float]] = {}
+
+    def run(self, node: Node) -> Artifact:
+        """Run a stage, or end the head start: at a heavy stage, or when the server is there.
+
+        Raises:
+            EnoughAhead: the flow starts again, under Prefect.
+        """
+        if self.stages[node.stage].gpu or self.ready():
+            raise EnoughAhead
+        start = time.monotonic()
+        artifact = self.inner.run(node)
+        self.done[node.name] = (artifact, time.monotonic() - start)
+        return artifact
+
+
+class RunLog:
+    """An observer that writes into the log of the Prefect task run it is called in, and holds the GPU meanwhile."""
+
+    def __init__(self, slot: GpuSlot, stages: Stages = STAGES) -> None:
+        self.slot, self.stages = slot, stages
+        self._spoke = 0.0
+
+    def started(self, node: Node, why: str) -> None:
+        """See `Observer.started`."""
+        self._spoke = time.monotonic()
+        if self.stages[node.stage].gpu:
+            self.slot.acquire(node.name)
+        self._say("building: %s", why)
+
+    def progress(self, node: Node, done: int, total: int, unit: str, values: Mapping[str, float]) -> None:
+        """See `Observer.progress`; one line in `PROGRESS_SECONDS`."""
+        if time.monotonic() - self._spoke > PROGRESS_SECONDS:
+            self._spoke = time.monotonic()
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+            self._say("%d of %d %s  %s", done, total, unit, shown)
+
+    def finished(self, node: Node, entry: Entry, seconds: float) -> None:
+        """See `Observer.finished`."""
+        self.slot.release()
+        how = "reused" if entry.reused else f"built in {seconds:.1f} s"
+        self._say("%s: %s, fingerprint %s, digest %s", how, entry.artifact.uri, *_identity(entry))
+        if entry.metrics:
+            self._say("%s", json.dumps(entry.metrics, sort_keys=True)[:2000])
+
+    def failed(self, node: Node, error: BaseException) -> None:
+        """See `Observer.failed`; Prefect itself records what is raised."""
+        self.slot.release()
+
+    def _say(self, message: str, *values: object) -> None:
+        if prefect.runtime.task_run.id is not None:
+            get_run_logger().info(message, *values)
+
+
+class Tracked:
+    """A driver that runs each stage of another driver inside a Prefect task named after the stage.
+
+    Args:
+        inner: what really runs the stages; an `Execute`.
+        slot: the accelerator, taken for a stage that has to be built and wants one.
+        ahead: what an `Ahead` has done of this very flow.
+        stages: the table of stages.
+    """
+
+    def __init__(
+        self,
+        inner: Driver,
+        slot: GpuSlot,
+        ahead: Mapping[str, tuple[Artifact, float]] | None = None,
+        stages: Stages = STAGES,
+    ) -> None:
+        self.inner, self.slot, self.stages = inner, slot, stages
+        self.ahead = dict(ahead or {})
+        self.task_runs: list[str] = []
+        self._made: dict[str, State[Any]] = {}  # by uri: what later stages depend on
+
+    def run(self, node: Node) -> Artifact:
+        """See `Driver.run`. An error is the stage's own; Prefect wraps nothing around it."""
+        made: list[Artifact] = []
+
+        def stage(node_name: str, seed: int | None, inputs: dict[str, str]) -> dict[str, str]:
+            self.task_runs.append(str(prefect.runtime.task_run.id))
+            artifact = self._run(node)
+            made.append(artifact)
+            return {"kind": artifact.kind, "digest": artifact.digest}
+
+        try:
+            state: State[Any] = self._task(node, stage)(
+                node.name,
+                node.seed,
+                {name: artifact.digest for name, artifact in node.inputs.items()},
+                wait_for=self._upstream(node),
+                return_state=True,
+            )
+        finally:
+            self.slot.release()
+        if not made or not state.is_completed():
+            state.result()  # raises what the stage raised
+        self._made[made[-1].uri] = state
+        return made[-1]
+
+    def settle(self, seconds: float = SETTLE_SECONDS) -> int:
+        """Wait until the server has written the end of every task run; how many it has not.
+
+        Task runs reach the server as events, which it writes down in its own time: one that is ended too early has
+        never heard of them.
+        """
+        APILogHandler().flush()
+        deadline = time.monotonic() + seconds
+        ids = sorted(set(self.task_runs))
+        while missing := len(ids) - _count_final(ids):
+            if time.monotonic() > deadline:
+                log.warning("the Prefect server has not recorded %d task runs", missing)
+                break
+            time.sleep(0.1)
+        return missing
+
+    def _run(self, node: Node) -> Artifact:
+        if node.name not in self.ahead:
+            with observing(RunLog(self.slot, self.stages)):
+                return self.inner.run(node)
+        artifact, seconds = self.ahead[node.name]
+        get_run_logger().info(
+            "done in %.1f s while the Prefect server was starting: %s, digest %s",
+            seconds,
+            artifact.uri,
+            artifact.digest,
+        )
+        return artifact
+
+    def _task(self, node: Node, body: Callable[..., dict[str, str]]) -> Task[..., dict[str, str]]:
+        spec = self.stages[node.stage]
+        return Task(
+            body,
+            name=node.stage,
+            task_run_name=node.name.replace("{", "{{").replace("}", "}}"),
+            description=f"The stage in {spec.module}",
+            tags=[node.stage, "gpu" if spec.gpu else "cpu"],
+            cache_policy=NO_CACHE,
+            persist_result=False,
+            retries=len(RETRY_SECONDS),
+            retry_delay_seconds=list(RETRY_SECONDS),
+            retry_condition_fn=transient,
+        )
+
+    def _upstream(self, node: Node) -> list[State[Any]]:
+        """The task runs whose artifacts, or parts of them, this node takes."""
+        uris = {made for artifact in node.inputs.values() for made in self._made if _within(artifact.uri, made)}
+        return [self._made[uri] for uri in sorted(uris)]
+
+
+class _Console(logging.Handler):
+    """Prints to whatever `sys.stderr` is at that moment, so that a live display can print above itself.
+
+    What a run raises is shown by whoever called it; the engine's own report of it is left to the API's log.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        engine = record.name.startswith(("prefect.flow_runs", "prefect.task_runs"))
+        if not (engine and record.levelno >= logging.ERROR):
+            sys.stderr.write(f"{self.format(record)}\n")
+
+
+@contextmanager
+def quiet_console() -> Iterator[None]:
+    """Prefect's log goes to its API; people see warnings and errors only."""
+    root = logging.getLogger()
+    before = [handler for handler in root.handlers if isinstance(handler, PrefectConsoleHandler)]
+    console = _Console(logging.WARNING)
+    console.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    for handler in before:
+        root.removeHandler(handler)
+    root.addHandler(console)
+    try:
+        yield
+    finally:
+        root.removeHandler(console)
+        for handler in before:
+            root.addHandler(handler)
+
+
+def publish_rounds(artifact: Artifact) -> None:
+    """A Prefect table artifact with a row per arm, seed and round of a comparison."""
+    comparison = load(Path(artifact.uri))
+    table = rounds_table(comparison)
+    create_table_artifact(table=table, key="inverse-alignment-rounds", description=comparison.title)
+
+
+def rounds_table(comparison: Comparison) -> list[dict[str, Any]]:
+    """Every round of every arm and seed as a flat row."""
+    return [
+        {
+            "arm": run.arm,
+            "seed": run.seed,
+            "round": round_.round,
+            **{name: _rounded(getattr(round_.evaluation, name)) for name in ROUND_FIELDS},
+            "accepted": round_.gate.accepted if round_.gate else None,
+            "selected": json.dumps(round_.selection.selected_by_source) if round_.selection else None,
+        }
+        for run in comparison.runs
+        for round_ in run.rounds
+    ]
+
+
+def transient(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failure may go away by itself: the network or a disk, never bad input or a bug."""
+    error = state.result(raise_on_failure=False)
+    passing = isinstance(error, OSError) and (
+        isinstance(error, (ConnectionError, TimeoutError))
+        or error.errno in TRANSIENT
+        or (error.errno is None and type(error).__module__.partition(".")[0] in ("urllib", "requests", "httpx"))
+    )
+    if passing and task_run.run_count <= len(RETRY_SECONDS):
+        log.warning("%s failed and is tried again: %s", task_run.name, error)
+    return passing
+
+
+def _identity(entry: Entry) -> tuple[str, str]:
+    return entry.record["fingerprint"], entry.artifact.digest
+
+
+def _within(uri: str, whole: str) -> bool:
+    return uri == whole or uri.startswith(f"{whole}/")
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _count_final(ids: list[str]) -> int:
+    """How many of these task runs the server knows to have ended."""
+    if not ids:
+        return 0
+    query = {"task_runs": {"id": {"any_": ids}, "state": {"type": {"any_": FINAL}}}}
+    try:
+        with prefect.get_client(sync_client=True) as client:
+            return int(client.request("POST", "/task_runs/count", json=query).json())
+    except (OSError, ValueError, httpx.HTTPError):
+        return 0

@@ -1,0 +1,224 @@
+"""The real flows under a real Prefect server, on stages that take no time: what is recorded, and what is not lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from flows.scheduled import compare_flow, run_compare
+from inverse_alignment.config import PipelineConfig, TrackingConfig
+from inverse_alignment.core.errors import UserError
+from inverse_alignment.core.store import Entry
+from inverse_alignment.stages.registry import STAGES
+from tasks import prefect_driver, server
+from tasks.prefect_driver import transient
+from tasks.run_stage import Node, Remember
+from tests.flows.quick_stages import QUICK
+
+ROOT = Path(__file__).parents[2]
+CONFIG = PipelineConfig(rounds=2, seeds=(0, 1), tracking=TrackingConfig(experiment="toys"))
+NODES = 2 + 2 * (4 + 2 * (3 + 5 + 5)) + 1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, spec in QUICK.items():
+            patch.setitem(STAGES, name, spec)
+        for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, with_database: Callable[[Path], Path]) -> Iterator[Path]:
+    """A project with data, in which a run has started a server of its own and ended it."""
+    folder = with_database(tmp_path_factory.mktemp("project"))
+    (folder / "data" / "advice").mkdir(parents=True)
+    (folder / "data" / "advice" / "pairs.jsonl").write_text("{}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def first(project: Path) -> Remember:
+    """A first run, which has to start a server, and leaves none."""
+    remember = Remember()
+    run_compare(CONFIG, (remember,))
+    assert server.status(project).url is None
+    assert "PREFECT_API_URL" not in os.environ
+    return remember
+
+
+@pytest.fixture(scope="module")
+def url(project: Path, first: Remember) -> Iterator[str]:
+    """A server that was started after the first run."""
+    yield server.start(project)
+    server.stop(project)
+
+
+def ask(url: str, path: str, body: Mapping[str, Any]) -> Any:
+    request = urllib.request.Request(f"{url}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
+
+
+def flow_runs(url: str) -> list[dict[str, Any]]:
+    return list(ask(url, "/flow_runs/filter", {"sort": "START_TIME_ASC"}))
+
+
+def task_runs(url: str, flow_run: str) -> list[dict[str, Any]]:
+    return list(ask(url, "/task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run]}}, "limit": 200}))
+
+
+def messages(url: str, task_run: str) -> str:
+    logs = ask(url, "/logs/filter", {"logs": {"task_run_id": {"any_": [task_run]}}})
+    return "\n".join(entry["message"] for entry in logs)
+
+
+def test_every_stage_of_a_run_that_ended_its_server_is_recorded(first: Remember, url: str) -> None:
+    assert len(first.entries) == NODES == 63
+    runs = flow_runs(url)
+    assert Counter(run["name"] for run in runs) == Counter(
+        ["none-random-similarity-s0-1", *(f"{arm}-s{seed}" for arm in CONFIG.arms for seed in CONFIG.seeds)]
+    )
+    assert {run["state_type"] for run in runs} == {"COMPLETED"}
+    recorded = {task["name"]: task for run in runs for task in task_runs(url, run["id"])}
+    assert set(first.entries) <= set(recorded)  # and the task runs that stand for the subflows
+    assert {task["state_type"] for task in recorded.values()} == {"COMPLETED"}
+    node = recorded["random-s1-r1-refresh"]
+    assert set(node["tags"]) == {"refresh", "gpu"}
+    upstream = {entry["id"] for entry in node["task_inputs"]["wait_for"]}
+    assert recorded["random-s1-r1-select"]["id"] in upstream
+    assert "never built" in messages(url, recorded["sft-s0"]["id"])
+    (table,) = ask(url, "/artifacts/filter", {"artifacts": {"key": {"like_": "inverse-alignment-rounds"}}})
+    rows = json.loads(table["data"])
+    assert len(rows) == 12
+    assert rows[0]["gold_reward"] == 0.25
+
+
+def test_a_second_run_reuses_everything_and_still_shows(
+    first: Remember, url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    before = {run["id"] for run in flow_runs(url)}
+    again = Remember()
+    run_compare(CONFIG, (again,))
+    assert all(entry.reused for _, entry in again.entries.values())
+    new = [run for run in flow_runs(url) if run["id"] not in before]
+    assert len(new) == 7
+    (arm,) = [run for run in new if run["name"] == "similarity-s1"]
+    (task,) = [task for task in task_runs(url, arm["id"]) if task["name"] == "similarity-s1-r0-ppo"]
+    assert "reused: " in messages(url, task["id"])
+    client = MlflowClient(tracking_uri="sqlite:///mlflow.db")
+    experiment = client.get_experiment_by_name("toys")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.`ia.kind` = 'arm'")
+    assert len(runs) == 12
+    assert all(run.data.metrics["evaluate/gold_reward"] == 0.25 for run in runs)
+    shown = capfd.readouterr()
+    assert (shown.out, shown.err) == ("", "")  # nothing disturbs a live display
+
+
+def test_an_error_of_the_user_is_theirs_and_is_recorded(
+    first: Remember, url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    Path("fail.txt").write_text("PpoStage")
+    with pytest.raises(UserError, match="the toy refuses"):
+        run_compare(CONFIG.model_copy(update={"seeds": (7,)}))
+    Path("fail.txt").unlink()
+    failed = [run for run in flow_runs(url) if run["state_type"] == "FAILED"]
+    assert sorted(run["name"] for run in failed) == ["none-random-similarity-s7", "none-s7"]
+    tasks = {task["name"]: task for run in failed for task in task_runs(url, run["id"])}
+    assert (tasks["none-s7-r0-ppo"]["state_type"], tasks["none-s7-r0-ppo"]["run_count"]) == ("FAILED", 1)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+class _Flaky(Remember):
+    """An observer that fails as a network does, once."""
+
+    fails = 1
+
+    def finished(self, node: Node, entry: Entry, seconds: float) -> None:
+        if node.stage == "sft" and self.fails:
+            self.fails -= 1
+            raise ConnectionResetError("gone")
+
+
+def test_what_may_go_away_is_tried_again(first: Remember, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    monkeypatch.setattr(prefect_driver, "RETRY_SECONDS", (0.0, 0.0))
+    flaky = _Flaky()
+    run_compare(CONFIG, (flaky,))
+    assert flaky.fails == 0
+
+
+class _State:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def result(self, raise_on_failure: bool) -> BaseException:
+        return self.error
+
+
+class _Run:
+    name, run_count = "sft-s0", 1
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (ConnectionResetError("x"), True),
+        (TimeoutError("x"), True),
+        (OSError(5, "Input/output error"), True),
+        (OSError(28, "No space left on device"), False),
+        (FileNotFoundError(2, "x"), False),
+        (OSError("x is not a valid model identifier"), False),
+        (UserError("x", where="y", fix="z"), False),
+        (ValueError("x"), False),
+    ],
+)
+def test_only_what_may_go_away_is_transient(error: BaseException, again: bool) -> None:
+    assert transient(None, _Run, _State(error)) is again  # type: ignore[arg-type]
+
+
+def test_prefect_deploy_takes_the_deployment_and_validates_its_form(url: str) -> None:
+    command = [sys.executable, "-m", "prefect", "deploy", "--all", "--no-prompt"]
+    environment = {**os.environ, "PREFECT_API_URL": url, "PREFECT_HOME": str(Path(".prefect").resolve())}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (deployment,) = ask(url, "/deployments/filter", {})
+    assert (deployment["name"], deployment["work_pool_name"]) == ("inverse-alignment", "gpu")
+    assert [schedule["active"] for schedule in deployment["schedules"]] == [False]
+    create = f"/deployments/{deployment['id']}/create_flow_run"
+    for wrong in ({"rounds": 99}, {"roundz": 1}):
+        with pytest.raises(urllib.error.HTTPError, match="409"):
+            ask(url, create, {"parameters": {"config": wrong}})
+    ask(url, create, {"parameters": {"config": {"rounds": 1}}})
+
+
+def test_a_worker_runs_the_flow_without_a_display(
+    first: Remember, url: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a worker calls, in this process."""
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    monkeypatch.setenv("PREFECT_HOME", str(project / ".prefect"))
+    server._refresh_prefect()
+    result = compare_flow(CONFIG)
+    assert set(result["comparison"]) == {"kind", "uri", "digest", "parts"}
+    assert result["comparison"]["digest"] == first.entries["compare"][1].artifact.digest
