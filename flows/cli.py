@@ -24,7 +24,7 @@ PUBLISHED = Path("data/advice")
 class Verbs(TyperGroup):
     """The verbs: a mistake ends in three lines and exit code 2, an interruption in one line and 130."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run a verb."""
         from inverse_alignment.core.errors import UserError
 

@@ -62,7 +62,7 @@ def test_graph_names_and_edges(tmp_path: Path) -> None:
     assert nodes["random-s0-r1-ppo"].inputs["state"].uri == "pending:random-s0-r0-ppo/state"
     assert "state" not in nodes["random-s0-r0-ppo"].inputs
     assert nodes["reward-s0"].inputs["trunk"].uri == "pending:sft-s0/policy"
-    assert {"select.random.s0.r1", "refresh.random.s0.r1", "ppo.none.s0.r1", "evaluate.none.s0.r1"} <= set(
+    assert {"select.random.s0.r1", "refresh.random.s0.r2", "ppo.none.s0.r1", "evaluate.none.s0.r2"} <= set(
         nodes["compare"].inputs
     )
     assert [nodes[name].seed for name in ("tokenizers", "aggregate", "compare", "sft-s0")] == [None, None, None, 0]
@@ -145,22 +145,21 @@ def test_metrics_and_circumstances_are_kept(tmp_path: Path, data: Path) -> None:
 
 
 def test_an_error_reaches_observers_and_the_next_run_goes_on(tmp_path: Path, data: Path) -> None:
-    class Failures(run_stage.Remember):
-        failures: list[str] = []
+    failures: list[str] = []
 
+    class Failures(run_stage.Remember):
         def failed(self, node: run_stage.Node, error: BaseException) -> None:
-            self.failures.append(f"{node.name}: {type(error).__name__}")
+            failures.append(f"{node.name}: {type(error).__name__}")
 
     data.write_text("broken")
     config = config_for(tmp_path / "store", data)
-    observer = Failures()
     with (
         run_stage.driving(run_stage.Execute(Store(Path(config.store)), RuntimeConfig(), (), TOYS)),
-        run_stage.observing(observer),
+        run_stage.observing(Failures()),
         pytest.raises(UserError),
     ):
         compare(config)
-    assert observer.failures == ["tokenizers: UserError"]
+    assert failures == ["tokenizers: UserError"]
 
 
 @pytest.mark.parametrize(
