@@ -62,7 +62,9 @@ class PipelineConfig(Section):
 
     data: DataConfig = Field(DataConfig(), description="the offline preference set")
     models: ModelsConfig = Field(ModelsConfig(), description="base models and their tokenizers")
-    sft: SftConfig = Field(TrainSft(), description="how the first policy, which is also the reference, is made")
+    sft: SftConfig = Field(
+        TrainSft(sources=("coach", "novice"), answers="both"), description="how the first policy, which is also the reference, is made"
+    )
     reward: RewardConfig = Field(TrainReward(), description="how the first reward model is made")
     reference_sample: RolloutConfig = Field(
         RolloutConfig(prompts=128, samples=2),

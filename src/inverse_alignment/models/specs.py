@@ -14,7 +14,7 @@ class InitialisedModel(Section):
 
     type: Literal["initialise"] = "initialise"
     vocab_size: int = Field(1024, ge=264, description="entries of the byte-level BPE tokenizer, special tokens included")
-    hidden_size: int = Field(128, ge=8, description="width of the residual stream")
+    hidden_size: int = Field(64, ge=8, description="width of the residual stream")
     layers: int = Field(2, ge=1, description="transformer blocks")
     heads: int = Field(4, ge=1, description="attention heads; divides hidden_size")
     context: int = Field(128, ge=16, description="most tokens of prompt and response together")

@@ -21,3 +21,25 @@ class AggregateStage(Section):
     aggregate: AggregateSettings
     context: int = Field(description="most tokens of prompt and answer together, in policy tokens")
     reward_context: int = Field(description="the same in the reward model's tokens")
+
+
+def build(inputs: Mapping[str, Path], config: AggregateStage, context: StageContext) -> dict[str, Any]:
+    """Write one `Comparison` a line for each split, and `statistics.json`."""
+    from inverse_alignment.core.records import SPLITS
+    from inverse_alignment.data.aggregate import aggregate, write_preferences
+    from inverse_alignment.text.render import PairEncoder
+    from inverse_alignment.text.tokenizers import load_tokenizer
+
+    encoders = [
+        PairEncoder(load_tokenizer(inputs["tokenizers"] / role).tokenizer, tokens)
+        for role, tokens in (("policy", config.context), ("reward", config.reward_context))
+    ]
+    preferences = aggregate(
+        config.sources,
+        config.aggregate,
+        encoders,
+        {source.name: inputs[f"source.{source.name}"] for source in config.sources},
+    )
+    write_preferences(context.out, preferences)
+    counts = {split: sum(pair.provenance.split == split for pair in preferences.comparisons) for split in SPLITS}
+    return {"pairs": len(preferences.comparisons), **{f"{split}_pairs": count for split, count in counts.items()}}

@@ -45,5 +45,5 @@ STAGES: dict[str, StageSpec] = {
     ),
     "ppo": StageSpec("inverse_alignment.stages.ppo", "ppo", ("policy", "state"), TRAINING, gpu=True),
     "evaluate": StageSpec("inverse_alignment.stages.evaluate", "evaluation", (), TRAINING, gpu=True),
-    "compare": StageSpec("inverse_alignment.stages.compare", "comparison", (), ("matplotlib", "numpy")),
+    "compare": StageSpec("inverse_alignment.stages.compare", "comparison", (), ("matplotlib", "jinja2")),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,18 +10,22 @@ from pydantic import Field
 
 from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.context import StageContext
+from inverse_alignment.core.records import Comparison, Prompt
 from inverse_alignment.models.specs import ModelSpec
 
 
 class TrainSft(Section):
-    """Supervised fine-tuning on chosen answers."""
+    """Supervised fine-tuning on answers of the train split."""
 
     type: Literal["train"] = "train"
-    sources: tuple[str, ...] = Field((), description="source policies whose chosen answers are imitated; empty for all")
-    pairs: int = Field(0, ge=0, description="most demonstrations to use; 0 for all")
-    epochs: float = Field(3, gt=0, description="passes over the demonstrations")
-    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate of AdamW, linear decay")
-    batch_size: int = Field(32, ge=1, description="demonstrations per optimiser step")
+    sources: tuple[str, ...] = Field((), description="source policies whose answers are imitated; empty for all")
+    answers: Literal["chosen", "both"] = Field(
+        "chosen", description="imitate the chosen answers, or both (a source policy as it is, good and bad days)"
+    )
+    demonstrations: int = Field(0, ge=0, description="most demonstrations to use; 0 for all")
+    epochs: float = Field(4, gt=0, description="passes over the demonstrations")
+    learning_rate: float = Field(8e-3, gt=0, description="peak learning rate of AdamW, linear decay")
+    batch_size: int = Field(16, ge=1, description="demonstrations per optimiser step")
     warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the learning rate rises")
 
 
@@ -64,22 +68,12 @@ def build(inputs: Mapping[str, Path], config: SftStage, context: StageContext) -
 def _train(
     model: Any, tokenizer: Any, preferences: Path, config: TrainSft, context_tokens: int, context: StageContext
 ) -> dict[str, Any]:
-    from inverse_alignment.core.errors import UserError, nearest
     from inverse_alignment.data.aggregate import read_split
     from inverse_alignment.models.trl_training import arguments
     from inverse_alignment.optimise.supervised import demonstrations, fine_tune
 
-    pairs = read_split(preferences, "train")
-    known = sorted({pair.provenance.source_chosen for pair in pairs})
-    for name in config.sources:
-        if name not in known:
-            raise UserError(f"no source policy '{name}'", where="sft.sources", fix=nearest(name, known))
-    kept = {
-        (pair.prompt.key, pair.chosen): (pair.prompt, pair.chosen)
-        for pair in pairs
-        if not config.sources or pair.provenance.source_chosen in config.sources
-    }
-    rows = demonstrations(tokenizer, list(kept.values())[: config.pairs or None], context_tokens)
+    kept = _demonstrations(read_split(preferences, "train"), config)
+    rows = demonstrations(tokenizer, kept[: config.demonstrations or None], context_tokens)
     trained = fine_tune(
         model,
         tokenizer,
@@ -98,3 +92,26 @@ def _train(
         context.runtime.checkpoint_seconds,
     )
     return {**trained, "demonstrations": len(rows)}
+
+
+def _demonstrations(pairs: Sequence[Comparison], config: TrainSft) -> list[tuple[Prompt, str]]:
+    """Distinct answers of the wanted source policies, in the order of the data.
+
+    Raises:
+        UserError: a source policy is named that wrote no answer.
+    """
+    from inverse_alignment.core.errors import UserError, nearest
+
+    written = [(pair.prompt, pair.chosen, pair.provenance.source_chosen) for pair in pairs]
+    if config.answers == "both":
+        written += [(pair.prompt, pair.rejected, pair.provenance.source_rejected) for pair in pairs]
+    known = sorted({source for _, _, source in written})
+    for name in config.sources:
+        if name not in known:
+            raise UserError(f"no source policy '{name}'", where="sft.sources", fix=nearest(name, known))
+    kept = {
+        (prompt.key, answer): (prompt, answer)
+        for prompt, answer, source in written
+        if not config.sources or source in config.sources
+    }
+    return list(kept.values())
