@@ -49,7 +49,7 @@ def _compare_name() -> str:
     if isinstance(config, Mapping):
         config = PipelineConfig.model_validate(config)
     config = config or PipelineConfig()
-    return f"{'-'.join(config.arms)}-s{'-'.join(str(seed) for seed in config.seeds)}"
+    return f"compare-{'-'.join(config.arms)}-s{'-'.join(str(seed) for seed in config.seeds)}"
 
 
 @flow(name="compare", flow_run_name=_compare_name, persist_result=False)

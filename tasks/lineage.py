@@ -18,7 +18,7 @@ import re
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
@@ -225,8 +225,9 @@ class MlflowLineage:
         points = [Metric(key(f"{node.stage}/{name}"), value, now, step) for name, value in numbers(entry.metrics)]
         if self._parent is None and node.stage == "evaluate":
             self._start[node.seed] += points
-        for chunk in _chunks(points, METRICS_A_CALL):
-            self._client.log_batch(parent, metrics=chunk)
+        link = [RunTag(key(f"ia.built_by.{node.name}"), built_by)] if built_by else []
+        for chunk in _chunks(points, METRICS_A_CALL - len(link)) or [[]]:
+            self._client.log_batch(parent, metrics=chunk, tags=link)
         facts = {
             **_node_tags(node),
             "ia.fingerprint": str(entry.record["fingerprint"]),
@@ -234,8 +235,6 @@ class MlflowLineage:
             "ia.built_by": built_by or "not in this MLflow store",
         }
         self._client.log_inputs(parent, [_dataset(node.name, node.stage, entry.artifact, facts)])
-        if built_by:
-            self._client.log_batch(parent, tags=[RunTag(key(f"ia.built_by.{node.name}"), built_by)])
 
     def _parent_of(self, node: Node) -> str:
         if self._parent is not None:
@@ -397,8 +396,8 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _chunks(items: list[T], size: int) -> Iterable[list[T]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
+def _chunks(items: list[T], size: int) -> list[list[T]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _now() -> int:

@@ -12,7 +12,6 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-
 from inverse_alignment.config import PipelineConfig, TrackingConfig
 from inverse_alignment.core.artifact import Artifact
 from inverse_alignment.core.configuration import Section
@@ -42,6 +41,16 @@ class Toy(Section):
     store: str = "s3://user:hush@bucket/x"
 
 
+KILLED = """
+import os, signal, sys
+from inverse_alignment.config import PipelineConfig, TrackingConfig
+from tasks.lineage import tracker
+config = PipelineConfig(tracking=TrackingConfig(mlflow_uri=sys.argv[1], experiment=sys.argv[2]))
+lineage = tracker(config)
+with lineage.arm("none", 0, config):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
 SFT = Node("sft-s0", "sft", {"preferences": Artifact(kind="data", uri="/data", digest="d" * 64)}, Toy(), 0)
 
 
@@ -51,8 +60,12 @@ def ppo(arm: str, index: int, start: Artifact) -> Node:
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for the module: making one takes seconds. Tests take an experiment each."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+    """One database for the module, made by two processes at the same moment, which MLflow alone does not survive."""
+    uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+    code = KILLED.replace("os.kill(os.getpid(), signal.SIGKILL)", "sys.exit(3 if lineage.broken else 0)")
+    both = [subprocess.Popen([sys.executable, "-c", code, uri, "x"], cwd=ROOT) for _ in range(2)]
+    assert [process.wait(60) for process in both] == [0, 0]
+    return uri
 
 
 @pytest.fixture
@@ -181,17 +194,6 @@ def test_failures_and_cancels_end_their_runs(tracked: PipelineConfig, tmp_path: 
     assert runs_of(tracked)["sft-s0"].info.status == "KILLED"
 
 
-KILLED = """
-import os, signal, sys
-from inverse_alignment.config import PipelineConfig, TrackingConfig
-from tasks.lineage import tracker
-config = PipelineConfig(tracking=TrackingConfig(mlflow_uri=sys.argv[1], experiment=sys.argv[2]))
-lineage = tracker(config)
-with lineage.arm("none", 0, config):
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
 def test_runs_of_a_killed_process_are_closed_at_the_next_start(tracked: PipelineConfig) -> None:
     where = [tracked.tracking.mlflow_uri, tracked.tracking.experiment]
     killed = subprocess.run([sys.executable, "-c", KILLED, *where], cwd=ROOT, check=False)
@@ -227,13 +229,6 @@ def test_a_database_that_is_lost_half_way_does_not_stop_the_run(
             run(ppo("none", 0, start))
             run(ppo("none", 1, start))
     assert [record.name for record in caplog.records].count("tasks.lineage") == 1
-
-
-def test_two_processes_create_one_database(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'new.db'}"
-    code = KILLED.replace("os.kill(os.getpid(), signal.SIGKILL)", "sys.exit(3 if lineage.broken else 0)")
-    both = [subprocess.Popen([sys.executable, "-c", code, uri, "x"], cwd=ROOT) for _ in range(2)]
-    assert [process.wait(60) for process in both] == [0, 0]
 
 
 def test_tracking_can_be_switched_off() -> None:
