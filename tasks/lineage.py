@@ -100,8 +100,10 @@ class MlflowLineage:
     def _open(self) -> None:
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
-        logging.getLogger("alembic").setLevel(logging.WARNING)
         from mlflow import MlflowClient
+
+        for chatty in ("mlflow", "alembic"):  # "Creating initial MLflow database tables..."
+            logging.getLogger(chatty).setLevel(logging.WARNING)
 
         with _creating(self.uri):  # several processes creating one database at once crash
             self._client = MlflowClient(tracking_uri=self.uri)

@@ -27,9 +27,9 @@ from tasks.run_stage import Node, Remember
 from tests.flows.quick_stages import QUICK
 
 ROOT = Path(__file__).parents[2]
-CONFIG = PipelineConfig(rounds=2, seeds=(0, 1), tracking=TrackingConfig(experiment="toys"))
+CONFIG = PipelineConfig(rounds=2, seeds=(0, 1), tracking=TrackingConfig(mlflow_uri=""))
 SMALL = CONFIG.model_copy(update={"seeds": (1,), "arms": {"similarity": CONFIG.arms["similarity"]}})
-UNTRACKED = SMALL.model_copy(update={"tracking": TrackingConfig(mlflow_uri="")})
+TRACKED = SMALL.model_copy(update={"tracking": TrackingConfig(experiment="toys")})
 NODES = 2 + 2 * (4 + 2 * (3 + 5 + 5)) + 1
 
 
@@ -118,7 +118,7 @@ def test_a_second_run_reuses_everything_and_still_shows(
     monkeypatch.setenv("PREFECT_API_URL", url)
     before = {run["id"] for run in flow_runs(url)}
     again = Remember()
-    run_compare(SMALL, (again,))
+    run_compare(TRACKED, (again,))
     assert [name for name, (_, entry) in again.entries.items() if not entry.reused] == ["compare"]
     new = [run for run in flow_runs(url) if run["id"] not in before]
     assert len(new) == 2
@@ -129,7 +129,7 @@ def test_a_second_run_reuses_everything_and_still_shows(
     experiment = client.get_experiment_by_name("toys")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], "tags.`ia.kind` = 'arm'")
-    assert len(runs) == 7
+    assert len(runs) == 1
     assert all(run.data.metrics["evaluate/gold_reward"] == 0.25 for run in runs)
     shown = capfd.readouterr()
     assert (shown.out, shown.err) == ("", "")  # nothing disturbs a live display
@@ -141,7 +141,7 @@ def test_an_error_of_the_user_is_theirs_and_is_recorded(
     monkeypatch.setenv("PREFECT_API_URL", url)
     Path("fail.txt").write_text("PpoStage")
     with pytest.raises(UserError, match="the toy refuses"):
-        run_compare(UNTRACKED.model_copy(update={"seeds": (7,)}))
+        run_compare(SMALL.model_copy(update={"seeds": (7,)}))
     Path("fail.txt").unlink()
     failed = [run for run in flow_runs(url) if run["state_type"] == "FAILED"]
     assert sorted(run["name"] for run in failed) == ["compare-similarity-s7", "similarity-s7"]
@@ -165,7 +165,7 @@ def test_what_may_go_away_is_tried_again(first: Remember, url: str, monkeypatch:
     monkeypatch.setenv("PREFECT_API_URL", url)
     monkeypatch.setattr(prefect_driver, "RETRY_SECONDS", (0.0, 0.0))
     flaky = _Flaky()
-    run_compare(UNTRACKED, (flaky,))
+    run_compare(SMALL, (flaky,))
     assert flaky.fails == 0
 
 
@@ -222,6 +222,6 @@ def test_a_worker_runs_the_flow_without_a_display(
     monkeypatch.setenv("PREFECT_API_URL", url)
     monkeypatch.setenv("PREFECT_HOME", str(project / ".prefect"))
     server._refresh_prefect()
-    result = compare_flow(UNTRACKED)
+    result = compare_flow(SMALL)
     assert set(result["comparison"]) == {"kind", "uri", "digest", "parts"}
     APILogHandler().flush()
