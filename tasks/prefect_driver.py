@@ -201,8 +201,8 @@ class Tracked:
             body,
             name=node.stage,
             task_run_name=node.name.replace("{", "{{").replace("}", "}}"),
-            description=f"The stage in {spec.module}",
-            tags=[node.stage, "gpu" if spec.gpu else "cpu"],
+            # no tags: for each tagged task the client asks the server about limits, which takes up to 2 s with SQLite
+            description=f"The stage in {spec.module}, on {'an accelerator' if spec.gpu else 'the CPU'}",
             cache_policy=NO_CACHE,
             persist_result=False,
             retries=len(RETRY_SECONDS),
