@@ -409,14 +409,23 @@ def _start(project: Path, old: State | None) -> State:
 
 
 def _port(preferred: int) -> int:
-    """`preferred` if it is free, or any free loopback port."""
-    for candidate in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with suppress(OSError):
-                probe.bind((HOST, candidate))
-                return int(probe.getsockname()[1])
+    """`preferred` if it is free, or becomes so at once, as a dying process lets go of it; else any free one."""
+    for attempt in range(20 if preferred else 0):
+        if attempt:
+            time.sleep(0.1)
+        if found := _bindable(preferred):
+            return found
+    if found := _bindable(0):
+        return found
     raise UserError("no free port on the loopback interface", where=HOST, fix="end some servers, then run again")
+
+
+def _bindable(port: int) -> int | None:
+    with socket.socket() as probe, suppress(OSError):
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((HOST, port))
+        return int(probe.getsockname()[1])
+    return None
 
 
 def _end(project: Path, state: State) -> None:
