@@ -6,9 +6,12 @@ validates YAML, the command line and the form in the Prefect UI.
 
 from __future__ import annotations
 
+import re
+import types
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -28,8 +31,11 @@ from inverse_alignment.stages.rollout import RolloutConfig
 from inverse_alignment.stages.select import NoSelection, SelectionConfig
 from inverse_alignment.stages.sft import SftConfig, TrainSft
 
+_BOOL = "tag:yaml.org,2002:bool"
 ARM_SECTIONS = ("selection", "refresh", "rollout", "ppo")
 """What one arm may set differently from another; everything else is their shared start."""
+LEAST_PROMPT = 8
+"""Tokens of the policy's context that the longest answer must leave to its prompt."""
 
 
 class DataConfig(Section):
@@ -63,7 +69,8 @@ class PipelineConfig(Section):
     data: DataConfig = Field(DataConfig(), description="the offline preference set")
     models: ModelsConfig = Field(ModelsConfig(), description="base models and their tokenizers")
     sft: SftConfig = Field(
-        TrainSft(sources=("coach", "novice"), answers="both"), description="how the first policy, which is also the reference, is made"
+        TrainSft(sources=("coach", "novice"), answers="both"),
+        description="how the first policy, which is also the reference, is made",
     )
     reward: RewardConfig = Field(TrainReward(), description="how the first reward model is made")
     reference_sample: RolloutConfig = Field(
@@ -71,7 +78,9 @@ class PipelineConfig(Section):
         description="answers of the SFT policy on which every reward model is standardised",
     )
     rounds: int = Field(3, ge=1, le=50, description="rounds of: rollout, select, refresh, PPO")
-    rollout: RolloutConfig = Field(RolloutConfig(), description="answers of the frozen policy that a selection looks at")
+    rollout: RolloutConfig = Field(
+        RolloutConfig(prompts=0), description="answers of the frozen policy; a selection looks at them"
+    )
     selection: SelectionConfig = Field(NoSelection(), description="which pairs a refresh uses; arms set it")
     refresh: RefreshConfig = Field(RefreshConfig(), description="how the reward model is refreshed")
     ppo: PpoConfig = Field(PpoConfig(), description="policy optimisation")
@@ -86,7 +95,9 @@ class PipelineConfig(Section):
         description="what is compared: a name, and what it sets in selection, refresh, rollout or ppo",
     )
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="one independent run of every arm per seed")
-    runtime: RuntimeConfig = Field(RuntimeConfig(), description="where and how stages run", json_schema_extra=NOT_IDENTITY)
+    runtime: RuntimeConfig = Field(
+        RuntimeConfig(), description="where and how stages run", json_schema_extra=NOT_IDENTITY
+    )
     store: str = Field(
         "artifacts", description="folder or fsspec URL of the artifact store", json_schema_extra=NOT_IDENTITY
     )
@@ -95,17 +106,25 @@ class PipelineConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _checkpoints_exist_where_they_are_used(self) -> PipelineConfig:
-        for section, model in (("sft", self.models.policy), ("reward", self.models.reward)):
+    def _parts_fit_together(self) -> PipelineConfig:
+        """See `load`; a `UserError` passes through pydantic as it is."""
+        for section, role in (("sft", "policy"), ("reward", "reward")):
+            model = getattr(self.models, role)
             if getattr(self, section).type == "checkpoint" and not isinstance(model, CheckpointModel):
-                role = "policy" if section == "sft" else "reward"
-                raise ValueError(f"{section}.type is checkpoint, so models.{role}.type must be checkpoint too")
-        return self
-
-    @model_validator(mode="after")
-    def _arms_are_valid(self) -> PipelineConfig:
+                raise UserError(
+                    f"{section}.type is checkpoint, but there is no checkpoint to use",
+                    where=f"models.{role}.type",
+                    fix=f"set models.{role} to {{type: checkpoint, path: ...}}, or {section}.type to train",
+                )
+            if isinstance(model, InitialisedModel) and model.hidden_size % model.heads:
+                raise UserError(
+                    f"{model.heads} heads do not divide hidden_size {model.hidden_size}",
+                    where=f"models.{role}.heads",
+                    fix="choose a divisor",
+                )
+        _check_answers(self, ("reference_sample", "rollout", "ppo", "evaluation"), "")
         for name in self.arms:
-            self.for_arm(name)
+            _check_answers(self.for_arm(name), tuple(self.arms[name]), f"arms.{name}.")
         return self
 
     def for_arm(self, name: str) -> PipelineConfig:
@@ -117,28 +136,57 @@ class PipelineConfig(Section):
         if name not in self.arms:
             raise UserError(f"no arm '{name}'", where="arms", fix=nearest(name, list(self.arms)))
         overrides = self.arms[name]
-        for section in overrides:
+        for section, override in overrides.items():
             if section not in ARM_SECTIONS:
                 raise UserError(
                     f"an arm cannot set '{section}'",
                     where=f"arms.{name}.{section}",
                     fix=nearest(section, list(ARM_SECTIONS)),
                 )
+            if not isinstance(override, Mapping):
+                raise UserError(
+                    f"should be a section of keys, got {override!r}",
+                    where=f"arms.{name}.{section}",
+                    fix="write what differs, for example {type: random}",
+                )
+        fields = type(self).model_fields
         sections = {
-            key: validate(
-                type(self).model_fields[key].annotation, merge(_plain(getattr(self, key)), override), f"arms.{name}.{key}"
-            )
+            key: validate(fields[key].annotation, merge(_plain(getattr(self, key)), override), f"arms.{name}.{key}")
             for key, override in overrides.items()
         }
         return self.model_copy(update=sections)
 
     def identity(self) -> dict[str, Any]:
-        """The part that decides results: no paths, no runtime, no tracking."""
-        return identity_of(self)
+        """The part that decides results: no paths, no runtime, no tracking; every arm with all it may set."""
+        arms: dict[str, Any] = {}
+        for name in self.arms:
+            arm = self.for_arm(name)
+            arms[name] = {section: identity_of(getattr(arm, section)) for section in ARM_SECTIONS}
+        return {**identity_of(self), "arms": arms}
 
     def digest(self) -> str:
         """sha256 of `identity()`."""
         return sha256_text(canonical_json(self.identity()))
+
+
+def _check_answers(config: PipelineConfig, sections: Sequence[str], prefix: str) -> None:
+    """The longest answer leaves room for a prompt, and minibatches are of equal size."""
+    context = config.models.policy.context
+    for section in sections:
+        longest = getattr(getattr(config, section), "max_new_tokens", 0)
+        if longest > context - LEAST_PROMPT:
+            raise UserError(
+                f"answers of {longest} tokens leave less than {LEAST_PROMPT} of the policy's {context} to the prompt",
+                where=f"{prefix}{section}.max_new_tokens",
+                fix=f"at most {context - LEAST_PROMPT}, or a larger models.policy.context",
+            )
+    ppo = config.ppo
+    if "ppo" in sections and ppo.batch_size % ppo.minibatches:
+        raise UserError(
+            f"{ppo.minibatches} minibatches do not divide a batch of {ppo.batch_size}",
+            where=f"{prefix}ppo.minibatches",
+            fix="choose a divisor of ppo.batch_size",
+        )
 
 
 def load(
@@ -147,7 +195,8 @@ def load(
     """Load `params.yaml` (or another file), then a preset, then `key.path=value` overrides.
 
     Raises:
-        UserError: a file is missing or not YAML, a key is unknown, a value has a wrong type or is out of range.
+        UserError: a file is missing or not YAML, a key is unknown, a value has a wrong type or is out of range, or two
+            values do not fit together.
     """
     path = params or root / "params.yaml"
     values = read_yaml(path)
@@ -155,10 +204,30 @@ def load(
     if preset is not None:
         values = merge(values, read_yaml(_preset_path(preset, root)))
         where += f" + preset {preset}"
+    changes: dict[str, Any] = {}  # applied together: a new type must not drop a key that was set before it
     for override in overrides:
-        values = merge(values, parse_override(override))
+        changes = merge(changes, parse_override(override))
         where += f" + --set {override}"
+    values = merge(values, changes)
     return validate(PipelineConfig, values, "", where)
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML in which `off`, `no`, `on` and `yes` are words, as in YAML 1.2, and a key stands once in its section."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """See `SafeConstructor.construct_mapping`."""
+        keys = [key.value for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"the key '{twice[0]}' stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Yaml.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -168,9 +237,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: the file is missing, unreadable, or holds no mapping.
     """
     if not path.is_file():
-        raise UserError("configuration file not found", where=str(path), fix="run from the project's folder, or name one")
+        raise UserError(
+            "configuration file not found", where=str(path), fix="run from the project's folder, or name it"
+        )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Yaml)  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError("not valid YAML", where=f"{path}: {_one_line(error)}", fix="correct the file") from error
     if values is None:
@@ -201,12 +272,13 @@ def parse_override(text: str) -> dict[str, Any]:
         UserError: there is no `=`, or the value is not YAML.
     """
     key, equals, value = text.partition("=")
-    if not equals or not key:
+    if not equals or not all(key.split(".")):
         raise UserError("not of the form key.path=value", where=f"--set {text}", fix="write for example ppo.steps=10")
     try:
-        parsed: Any = yaml.safe_load(value)
+        parsed: Any = yaml.load(value, _Yaml)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
-        raise UserError("the value is not YAML", where=f"--set {text}", fix="quote it") from error
+        fix = "quote the value, or close its bracket"
+        raise UserError("the value is not YAML", where=f"--set {text}", fix=fix) from error
     for part in reversed(key.split(".")):
         parsed = {part: parsed}
     return parsed
@@ -217,7 +289,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
     A section that changes its `type` starts afresh: keys of another variant mean nothing to it.
     """
-    if "type" in over and over["type"] != base.get("type"):
+    if "type" in over and over["type"] != base.get("type", over["type"]):
         return dict(over)
     merged = dict(base)
     for key, value in over.items():
@@ -239,13 +311,12 @@ def validate(kind: Any, values: Any, prefix: str, where: str = "") -> Any:
         return adapter.validate_python(values)
     except ValidationError as error:
         raise _explain(error, kind, prefix, where) from error
+    except UserError as error:  # of a validator of ours, which does not know the file
+        raise UserError(error.what, where=_at(error.where, where), fix=error.fix) from error
 
 
 def _annotated(kind: Any, prefix: str) -> Any:
     """Pydantic keeps a union's discriminator in the field, not in its annotation: put it back."""
-    from typing import Annotated, Union, get_origin
-    import types
-
     section = prefix.rpartition(".")[2]
     if get_origin(kind) in (Union, types.UnionType) and section in PipelineConfig.model_fields:
         return Annotated[kind, Field(discriminator="type")]
@@ -253,56 +324,96 @@ def _annotated(kind: Any, prefix: str) -> Any:
 
 
 def _explain(error: ValidationError, kind: Any, prefix: str, where: str) -> UserError:
-    first = error.errors()[0]
+    """The first thing that is wrong; a misspelt key before the key that is missing because of it."""
+    first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     names = [str(part) for part in first["loc"]]
-    owner, path = _walk(kind, names[:-1] if first["type"] == "extra_forbidden" else names)
-    key = ".".join([part for part in (prefix, path) if part])
-    if first["type"] == "extra_forbidden":
-        fields = list(owner.model_fields) if owner is not None else []
-        full = ".".join(part for part in (prefix, path, names[-1]) if part)
-        return UserError("unknown key", where=_at(full, where), fix=nearest(names[-1], fields))
+    unknown = first["type"] == "extra_forbidden"
+    place = _walk(kind, names[:-1] if unknown else names)
+    key = ".".join(part for part in (prefix, *place.path) if part)
+    if unknown:
+        valid = list(place.sections[0].model_fields) if place.sections else []
+        full = f"{key}.{names[-1]}".strip(".")
+        return UserError("unknown key", where=_at(full, where), fix=nearest(names[-1], valid))
+    if first["type"].startswith("union_tag"):
+        tag = first["ctx"]["discriminator"].strip("'")
+        variants = [str(section.model_fields[tag].default) for section in place.sections]
+        named = first["ctx"].get("tag")
+        close = nearest(named, variants) if named else ""
+        return UserError(
+            f"unknown {tag} '{named}'" if named else f"no {tag} is given",
+            where=_at(f"{key}.{tag}", where),
+            fix=f"{f'{close} ' if close.startswith('did') else ''}valid: {', '.join(variants)}",
+        )
     if first["type"] == "value_error":
-        return UserError(str(first["ctx"]["error"]), where=_at(key, where), fix="change one of the two keys")
-    given = "" if isinstance(first["input"], (dict, BaseModel)) else f", got {first['input']!r}"
-    described = owner.model_fields[names[-1]].description if owner is not None and names[-1] in owner.model_fields else None
-    return UserError(
-        f"{first['msg'][0].lower()}{first['msg'][1:]}{given}",
-        where=_at(key, where),
-        fix=f"{names[-1]}: {described}" if described else "see params.yaml, where every key is explained",
-    )
+        return UserError(str(first["ctx"]["error"]), where=_at(key, where), fix="change the values so that they agree")
+    variants = [str(_tag(section)) for section in place.sections]
+    choose = f"choose one, for example {{type: {variants[0]}}}; valid: {', '.join(variants)}" if variants[1:] else ""
+    advice = choose or place.advice or "see params.yaml, where every key is explained"
+    return UserError(_what(first), where=_at(key, where), fix=advice)
 
 
-def _walk(kind: Any, names: Sequence[str]) -> tuple[type[BaseModel] | None, str]:
-    """Follow an error's location to the section it lies in; tags of unions are not part of the key's path."""
-    from typing import get_args
+_WORDS = {
+    "missing": "this key is required",
+    "int_parsing": "should be a whole number",
+    "int_type": "should be a whole number",
+    "int_from_float": "should be a whole number",
+    "float_parsing": "should be a number",
+    "float_type": "should be a number",
+    "bool_parsing": "should be true or false",
+    "bool_type": "should be true or false",
+    "string_type": "should be a text",
+    "tuple_type": "should be a list",
+    "dict_type": "should be a section of keys",
+    "model_type": "should be a section of keys",
+    "model_attributes_type": "should be a section of keys",
+    "too_short": "should have at least one item",
+}
 
-    owner: type[BaseModel] | None = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
-    members = [kind] if owner is None else []
+
+def _what(problem: Mapping[str, Any]) -> str:
+    """What is wrong with a value, in words that need no knowledge of pydantic."""
+    kind, given = problem["type"], problem["input"]
+    said = _WORDS.get(kind) or problem["msg"].removeprefix("Input ").removeprefix("String ")
+    if kind == "missing":
+        return said
+    if isinstance(given, (dict, BaseModel)):
+        return f"{said}, got a section of keys"
+    return f"{said}, got {'null' if given is None else repr(given)}"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an error lies: its key, the sections that may stand there, and what the nearest described key means."""
+
+    path: tuple[str, ...]
+    sections: tuple[type[BaseModel], ...]
+    advice: str
+
+
+def _walk(kind: Any, names: Sequence[str]) -> _Place:
+    """Follow an error's location. Tags of unions are part of it, but not of the key's path."""
+    here: tuple[type[BaseModel], ...] = tuple(_sections([kind]))
     path: list[str] = []
+    advice = ""
     for name in names:
-        candidates = _sections(members)
-        tagged = [c for c in candidates if "type" in c.model_fields and c.model_fields["type"].default == name]
-        tagged += [c for c in candidates if "format" in c.model_fields and c.model_fields["format"].default == name]
-        if tagged:
-            owner, members = tagged[0], []
+        tagged = [section for section in here if _tag(section) == name]
+        fields = [section.model_fields[name] for section in here if name in section.model_fields]
+        if tagged and (len(here) > 1 or not fields):
+            here = (tagged[0],)
             continue
         path.append(name)
-        if owner is not None and name in owner.model_fields:
-            annotation = owner.model_fields[name].annotation
-            last_owner, members = owner, [annotation]
-            inner = _sections(members)
-            if len(inner) == 1:
-                owner = inner[0]
-            elif not inner:
-                owner = last_owner
-        elif name.isdigit() and members:
-            members = [arg for member in members for arg in get_args(member)]
-    return owner, ".".join(path)
+        if fields:
+            here = tuple(_sections([field.annotation for field in fields]))
+            advice = f"{name}: {fields[0].description}" if fields[0].description else advice
+    return _Place(tuple(path), here, advice)
+
+
+def _tag(section: type[BaseModel]) -> Any:
+    field = section.model_fields.get("type") or section.model_fields.get("format")
+    return field.default if field else None
 
 
 def _sections(annotations: Sequence[Any]) -> list[type[BaseModel]]:
-    from typing import get_args
-
     found: list[type[BaseModel]] = []
     for annotation in annotations:
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):

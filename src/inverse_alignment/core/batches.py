@@ -36,7 +36,8 @@ class TokenBatch:
             (self.response_ids, self.response_mask, "response"),
         ):
             if ids.ndim != 2 or ids.shape != mask.shape or mask.dtype != torch.bool:
-                raise ValueError(f"{name} ids {tuple(ids.shape)} and bool mask {tuple(mask.shape)} must be equal (b, t)")
+                shapes = f"{name} ids {tuple(ids.shape)} and bool mask {tuple(mask.shape)}"
+                raise ValueError(f"{shapes} must be equal (b, t)")
             if not bool(mask.any(-1).all()):
                 raise ValueError(f"a row has no {name} token")
         if len(self.prompt_ids) != len(self.response_ids):

@@ -15,11 +15,12 @@ KEEP = 2
 
 
 def fsync_tree(folder: Path) -> None:
-    """Force the files of a folder, and the folder's own entries, to disk."""
-    for name in list_files(folder):
-        with (folder / name).open("rb") as file:
-            os.fsync(file.fileno())
-    fsync_folder(folder)
+    """Force the files below a folder, and the entries of every folder of the tree, to disk."""
+    for parent, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            with (Path(parent) / name).open("rb") as file:
+                os.fsync(file.fileno())
+        fsync_folder(Path(parent))
 
 
 def fsync_folder(folder: Path) -> None:
@@ -36,22 +37,29 @@ def seal(folder: Path) -> None:
     files = {name: sha256_file(folder / name) for name in list_files(folder) if name != SEAL}
     fsync_tree(folder)
     temporary = folder / f"{SEAL}.tmp"
-    temporary.write_text(json.dumps(files, sort_keys=True))
+    with temporary.open("w") as file:
+        file.write(json.dumps(files, sort_keys=True))
+        file.flush()
+        os.fsync(file.fileno())
     temporary.rename(folder / SEAL)
     fsync_folder(folder)
 
 
 def is_sealed(folder: Path) -> bool:
     """Whether a folder is a whole checkpoint: its manifest is there and every hash agrees."""
-    manifest = folder / SEAL
-    if not manifest.exists():
+    try:
+        files: dict[str, str] = json.loads((folder / SEAL).read_bytes())
+    except (FileNotFoundError, ValueError):
         return False
-    files: dict[str, str] = json.loads(manifest.read_text())
     return all((folder / name).is_file() and sha256_file(folder / name) == sha for name, sha in files.items())
 
 
 def save(root: Path, step: int, write: Callable[[Path], None]) -> Path:
-    """Write a checkpoint for `step` below `root`; older ones than the newest two are removed after it is whole."""
+    """Write a checkpoint for `step` below `root`; older ones than the newest two are removed after it is whole.
+
+    Folders of later steps are removed too: whoever saves `step` now went on from an earlier one, because they are
+    damaged.
+    """
     target, temporary = root / f"checkpoint-{step}", root / f".checkpoint-{step}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -60,6 +68,8 @@ def save(root: Path, step: int, write: Callable[[Path], None]) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
     fsync_folder(root)
+    for later in [found for found in steps(root) if found > step]:
+        shutil.rmtree(root / f"checkpoint-{later}")
     keep_newest(root)
     return target
 

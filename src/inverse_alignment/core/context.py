@@ -16,8 +16,10 @@ class RuntimeConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where models live; auto takes a GPU if it sees one")
-    threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves torch's own choice")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where models live; auto takes a GPU if it sees one"
+    )
+    threads: int = Field(1, ge=0, description="CPU threads of torch; 0 leaves torch's own choice")
     generation_rows: int = Field(256, ge=1, description="rows sampled at once")
     scoring_rows: int = Field(128, ge=1, description="rows scored or embedded at once")
     checkpoint_seconds: float = Field(60, gt=0, description="least seconds between two checkpoints of a long stage")

@@ -93,13 +93,17 @@ def _imports(module: str) -> frozenset[str]:
     for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names if _is_ours(alias.name))
-        elif isinstance(node, ast.ImportFrom) and node.module and _is_ours(node.module):
-            found.add(node.module)
+        elif isinstance(node, ast.ImportFrom) and _is_ours(base := _imported_from(module, node)):
+            found.add(base)
             # `from package import name`: the name may be a module
-            found.update(
-                child for alias in node.names if (child := f"{node.module}.{alias.name}") and _is_module(child)
-            )
+            found.update(child for alias in node.names if _is_module(child := f"{base}.{alias.name}"))
     return frozenset(found)
+
+
+def _imported_from(module: str, node: ast.ImportFrom) -> str:
+    """The absolute name after `from`; dots in front of it count from the package of `module`."""
+    package = module if _source(module).name == "__init__.py" else module.rpartition(".")[0]
+    return importlib.util.resolve_name("." * node.level + (node.module or ""), package)
 
 
 def _is_ours(name: str) -> bool:
@@ -122,32 +126,30 @@ def _package_data(module: str) -> list[Path]:
 
 @cache
 def _module_digest(module: str) -> str:
-    data = "".join(f"{path.name}\0{sha256_file(path)}\n" for path in _package_data(module))
+    folder = _source(module).parent
+    data = "".join(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\n" for path in _package_data(module))
     return sha256_text(_canonical_tree(_tree(module)) + data)
 
 
 def _canonical_tree(node: ast.AST) -> str:
     """The syntax tree as text, without docstrings and positions, and alike on every supported Python.
 
-    Empty fields are left out: newer Pythons add fields (`type_params`) that are empty in code that older ones parse.
+    A docstring is any string that stands alone as a statement: those below constants and attributes too. Empty fields
+    are left out: newer Pythons add fields (`type_params`) that are empty in code that older ones parse.
     """
-    body = getattr(node, "body", None)
-    docstring = (
-        body[0]
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
-        and body
-        and isinstance(body[0], ast.Expr)
-        and isinstance(body[0].value, ast.Constant)
-        and isinstance(body[0].value.value, str)
-        else None
-    )
     parts = [type(node).__name__]
     for name, value in ast.iter_fields(node):
         if value is None or value == []:
             continue
         items = value if isinstance(value, list) else [value]
         texts = [
-            _canonical_tree(item) if isinstance(item, ast.AST) else repr(item) for item in items if item is not docstring
+            _canonical_tree(item) if isinstance(item, ast.AST) else repr(item)
+            for item in items
+            if not _is_docstring(item)
         ]
         parts.append(f"{name}=[{','.join(texts)}]")
     return f"({' '.join(parts)})"
+
+
+def _is_docstring(item: Any) -> bool:
+    return isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant) and isinstance(item.value.value, str)

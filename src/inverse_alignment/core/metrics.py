@@ -52,10 +52,14 @@ class FileReport:
 
 
 def truncate_metrics(path: Path, step: int) -> None:
-    """Drop the rows after `step`: a resumed stage writes them again."""
-    if path.exists():
-        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= step]
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    """Drop the rows after `step`, and a last one that was cut short: a resumed stage writes them again."""
+    if not path.exists():
+        return
+    *whole, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    kept = [line for line in whole if json.loads(line)["step"] <= step]
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    temporary.rename(path)  # never half a file, whenever we are killed
 
 
 def read_metrics(path: Path) -> list[dict[str, float | None]]:

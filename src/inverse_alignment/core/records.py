@@ -89,7 +89,9 @@ class Comparison(Record):
     prompt: Prompt
     chosen: str
     rejected: str
-    margin: float | None = Field(default=None, description="strength of the preference in (0, 1], if the source has one")
+    margin: float | None = Field(
+        default=None, description="strength of the preference in (0, 1], if the source has one"
+    )
     weight: float = Field(default=1.0, gt=0, description="weight of the pair in a loss")
     provenance: Provenance
 

@@ -51,10 +51,10 @@ class Store:
     def find(self, stage: str, identity: Mapping[str, Any]) -> Entry | None:
         """The artifact of this identity if its record exists and every file agrees with it; None otherwise."""
         folder = self.root / stage / fingerprint(identity)
-        if not (folder / RECORD).exists():
+        record = _read_record(folder)
+        if record is None or not _verify(folder, record["files"]):
             return None
-        record = json.loads((folder / RECORD).read_text())
-        return Entry(_reference(folder, record), record, reused=True) if _verify(folder, record["files"]) else None
+        return Entry(_reference(folder, record), record, reused=True)
 
     def materialise(
         self, stage: str, kind: str, parts: tuple[str, ...], identity: Mapping[str, Any], build: Build
@@ -88,13 +88,14 @@ class Store:
 
     def why_missing(self, stage: str, identity: Mapping[str, Any]) -> str:
         """Why this identity has to run: the fields in which it differs from the nearest artifact of its stage."""
-        records = [json.loads(path.read_text()) for path in sorted((self.root / stage).glob(f"*/{RECORD}"))]
+        found = [_read_record(path.parent) for path in sorted((self.root / stage).glob(f"*/{RECORD}"))]
+        records = [record for record in found if record is not None]
+        if (self.root / stage / fingerprint(identity) / RECORD).exists():
+            return "its files were changed or removed"
         if not records:
             return "never built"
         differences = [changed_fields(record["identity"], identity) for record in records]
         nearest = min(differences, key=len)
-        if not nearest:
-            return "its files were changed or removed"
         return "; ".join(nearest[:3]) + (f"; and {len(nearest) - 3} more" if len(nearest) > 3 else "")
 
     def _publish(self, scratch: Path, stage: str, key: str, record: dict[str, Any]) -> Entry:
@@ -125,7 +126,8 @@ class Store:
 class RemoteStore(Store):
     """Artifacts under an fsspec URL, with a local folder as cache and scratch.
 
-    `artifact.json` is uploaded last and is the commit; the first writer wins, so a duplicate build is harmless.
+    `artifact.json` is uploaded last and is the commit; the first writer wins, so a duplicate build is harmless: the
+    second takes the first one's bytes in place of its own.
     """
 
     def __init__(self, url: str, cache: Path) -> None:
@@ -160,16 +162,18 @@ class RemoteStore(Store):
     def _publish(self, scratch: Path, stage: str, key: str, record: dict[str, Any]) -> Entry:
         entry = super()._publish(scratch, stage, key, record)
         remote, local = f"{self.base}/{stage}/{key}", self.root / stage / key
-        if not self.files.exists(f"{remote}/{RECORD}"):
-            for name in [*record["files"], RECORD]:  # the record last
-                self.files.makedirs(f"{remote}/{name}".rpartition("/")[0], exist_ok=True)
-                self.files.put_file(str(local / name), f"{remote}/{name}")
+        if self.files.exists(f"{remote}/{RECORD}"):
+            self._fetch(stage, key)
+            return super().find(stage, record["identity"]) or entry
+        for name in [*record["files"], RECORD]:  # the record last
+            self.files.makedirs(f"{remote}/{name}".rpartition("/")[0], exist_ok=True)
+            self.files.put_file(str(local / name), f"{remote}/{name}")
         return entry
 
 
 def open_store(location: str) -> Store:
     """The store at a local folder, or at an fsspec URL such as `s3://bucket/prefix` with a cache in `artifacts/`."""
-    return RemoteStore(location, Path("artifacts")) if "://" in location else Store(Path(location).resolve())
+    return RemoteStore(location, Path("artifacts").resolve()) if "://" in location else Store(Path(location).resolve())
 
 
 def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -210,6 +214,21 @@ def _record(
     }
 
 
+def _read_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a folder; None if there is none that can be read."""
+    record = _read_mapping(folder / RECORD)
+    return record if record is not None and record.get("schema") == SCHEMA else None
+
+
+def _read_mapping(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None if the file is absent or damaged."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def _reference(folder: Path, record: Mapping[str, Any]) -> Artifact:
     return Artifact(kind=record["kind"], uri=str(folder), digest=record["digest"], parts=record["parts"])
 
@@ -226,8 +245,8 @@ def _write_stamp(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def _verify(folder: Path, files: Mapping[str, str]) -> bool:
-    """Whether every file is as recorded. A file is hashed again only if its size or time changed since the last look."""
-    stamps = json.loads((folder / STAMP).read_text()) if (folder / STAMP).exists() else {}
+    """Whether every file is as recorded. A file is hashed again only if size or time changed since the last look."""
+    stamps = _read_mapping(folder / STAMP) or {}
     fresh = True
     for name, sha in files.items():
         path = folder / name
