@@ -74,7 +74,7 @@ class PipelineConfig(Section):
     )
     reward: RewardConfig = Field(TrainReward(), description="how the first reward model is made")
     reference_sample: RolloutConfig = Field(
-        RolloutConfig(prompts=128, samples=2),
+        RolloutConfig(prompts=0, samples=2),
         description="answers of the SFT policy on which every reward model is standardised",
     )
     rounds: int = Field(3, ge=1, le=50, description="rounds of: rollout, select, refresh, PPO")
@@ -266,7 +266,7 @@ def _preset_path(preset: str, root: Path) -> Path:
 
 
 def parse_override(text: str) -> dict[str, Any]:
-    """`a.b=1` as `{"a": {"b": 1}}`; the value is YAML.
+    """`a.b=1` as `{"a": {"b": 1}}`; the value is YAML, except that nothing is the empty text (`null` is null).
 
     Raises:
         UserError: there is no `=`, or the value is not YAML.
@@ -275,7 +275,7 @@ def parse_override(text: str) -> dict[str, Any]:
     if not equals or not all(key.split(".")):
         raise UserError("not of the form key.path=value", where=f"--set {text}", fix="write for example ppo.steps=10")
     try:
-        parsed: Any = yaml.load(value, _Yaml)  # noqa: S506 (a SafeLoader)
+        parsed: Any = yaml.load(value, _Yaml) if value else ""  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
         fix = "quote the value, or close its bracket"
         raise UserError("the value is not YAML", where=f"--set {text}", fix=fix) from error
@@ -354,6 +354,7 @@ def _explain(error: ValidationError, kind: Any, prefix: str, where: str) -> User
 
 _WORDS = {
     "missing": "this key is required",
+    "invalid_key": "a key should be a text",
     "int_parsing": "should be a whole number",
     "int_type": "should be a whole number",
     "int_from_float": "should be a whole number",
