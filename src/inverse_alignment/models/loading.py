@@ -52,7 +52,16 @@ def load_policy(path: Path, dtype: str = "float32") -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     _require_safetensors(path)
-    return _quietly(lambda: AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype], **_SAFE))
+    model, info = _quietly(
+        lambda: AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype], output_loading_info=True, **_SAFE)
+    )
+    if missing := sorted(info["missing_keys"]):  # transformers would fill them with noise
+        raise UserError(
+            f"not a causal language model: it lacks {missing[0]}",
+            where=str(path),
+            fix="give the folder of a causal language model",
+        )
+    return model
 
 
 def load_reward_model(path: Path, dtype: str = "float32") -> PreTrainedModel:
@@ -104,12 +113,12 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.config.pad_token_id = tokenizer.pad_token_id
-    model.save_pretrained(folder)
+    _quietly(lambda: model.save_pretrained(folder))
     tokenizer.save_pretrained(folder)
     for name in ("config.json", "tokenizer_config.json"):
         path = folder / name
         values = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("_name_or_path", "name_or_path", "transformers_version", "local_files_only"):
+        for key in ("_name_or_path", "name_or_path", "transformers_version", "local_files_only", "is_local"):
             values.pop(key, None)
         path.write_text(json.dumps(values, indent=1, sort_keys=True), encoding="utf-8")
 

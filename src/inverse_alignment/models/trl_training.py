@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from inverse_alignment.core import checkpoint
 from inverse_alignment.core.metrics import METRICS_EVERY, Report, truncate_metrics
@@ -59,9 +60,14 @@ class Reporting(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        """Say how far training is; ask for a checkpoint when the last one is old enough."""
+        """Say how far training is; ask for a checkpoint when the last one is old enough.
+
+        Only where a row of metrics ends: the trainer forgets what it summed since, and a resumed row would differ.
+        """
         self._report.progress(state.global_step, state.max_steps, "steps")
-        if time.monotonic() - self._saved >= self._seconds and state.global_step < state.max_steps:
+        if state.global_step == state.max_steps:
+            control.should_log = True
+        elif state.global_step % METRICS_EVERY == 0 and time.monotonic() - self._saved >= self._seconds:
             control.should_save = True
         return control
 
@@ -91,7 +97,20 @@ class Reporting(TrainerCallback):
 def train(trainer: Trainer, partial: Path, report: Report, checkpoint_seconds: float) -> dict[str, float]:
     """Train, going on from the newest whole checkpoint in `partial`; returns steps and the mean training loss."""
     trainer.add_callback(Reporting(report, partial, checkpoint_seconds))
+    trainer.remove_callback(PrinterCallback)  # its per-step dicts would drown the display; the report has the numbers
     resume = checkpoint.newest(partial)
-    truncate_metrics(partial / "metrics.jsonl", int(resume.name.partition("-")[2]) if resume else 0)
+    reached = int(resume.name.partition("-")[2]) if resume else 0
+    for damaged in [step for step in checkpoint.steps(partial) if step > reached]:
+        shutil.rmtree(partial / f"checkpoint-{damaged}")
+    truncate_metrics(partial / "metrics.jsonl", reached)
     result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    return {"steps": float(result.global_step), "train_loss": float(result.training_loss)}
+    return {"steps": float(result.global_step), "train_loss": _mean_loss(trainer.state.log_history)}
+
+
+def _mean_loss(rows: list[dict[str, float]]) -> float:
+    """Mean over all steps, of rows that each hold the mean since the row before. The trainer's own forgets a resume."""
+    total, seen = 0.0, 0.0
+    for row in rows:
+        if "loss" in row:
+            total, seen = total + row["loss"] * (row["step"] - seen), row["step"]
+    return total / seen

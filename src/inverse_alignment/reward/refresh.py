@@ -35,7 +35,7 @@ def mix(
         replay_share: share of `pairs_seen` drawn from the whole pool.
     """
     generator = np.random.Generator(np.random.Philox(key=seed))
-    replayed = min(round(pairs_seen * replay_share), pool)
+    replayed = min(round(pairs_seen * replay_share), pool, pairs_seen - 1)  # at least one selected pair
     wanted = pairs_seen - replayed
     passes = -(-wanted // len(selected))
     order = np.concatenate([generator.permutation(len(selected)) for _ in range(passes)])[:wanted]

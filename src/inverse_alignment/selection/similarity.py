@@ -86,7 +86,7 @@ def pair_similarity(
     """
     policy = embed(rollouts)
     e_chosen, e_rejected = embed(chosen), embed(rejected)
-    between = (e_chosen * e_rejected).sum(1)
+    between = (e_chosen * e_rejected).sum(1).clip(max=1.0)  # rounding must not push equal answers above a bound of 1
     if not same_prompt:
         return PairSimilarity(nearest(e_chosen, policy), nearest(e_rejected, policy), between)
     measured = PairSimilarity(
