@@ -27,7 +27,6 @@ def compare(config: PipelineConfig, run_arm: RunArm = inverse_alignment) -> Arti
         results |= _start_results(seed, start)
     for seed, start in starts.items():
         for arm in config.arms:
-            # the report counts rounds as people do: what a round ends with has its number, 0 is the start
             for number, round_ in enumerate(run_arm(config, arm, seed, start), start=1):
                 results |= _round_results(f"{arm}.s{seed}.r{number}", round_)
     return stages.compare(config, data.preferences, results)

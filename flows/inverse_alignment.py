@@ -90,8 +90,8 @@ def inverse_alignment(config: PipelineConfig, arm: str, seed: int, start: Start)
     preferences, reference = start.preferences, start.sft.part("policy")
     policy, reward, state = reference, start.reward, None
     rounds: list[Round] = []
-    for index in range(config.rounds):
-        at = f"{arm}-s{seed}-r{index}"
+    for round_ in range(1, config.rounds + 1):
+        at = f"{arm}-s{seed}-r{round_}"
         rollouts = roll_out(
             f"{at}-rollout",
             config,

@@ -52,7 +52,7 @@ KEY_LENGTH = 250
 SAME_START_SECONDS = 2.0
 SECRET = re.compile(r"token|password|secret|credential|api_?key", re.IGNORECASE)
 USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
-ROUND = re.compile(r"-r(\d+)(?=-|$)")  # nodes of a round are called <arm>-s<seed>-r<index>-<stage>
+ROUND = re.compile(r"-r(\d+)(?=-|$)")  # nodes of a round are called <arm>-s<seed>-r<round>-<stage>
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -327,7 +327,7 @@ def key(name: str) -> str:
 def round_of(node: Node) -> int:
     """The round a node belongs to, counted from 1 as in the report; 0 is the start that all arms share."""
     found = ROUND.findall(node.name)
-    return int(found[-1]) + 1 if found else 0
+    return int(found[-1]) if found else 0
 
 
 def _status(error: BaseException | None) -> str:

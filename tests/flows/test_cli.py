@@ -126,7 +126,7 @@ def test_an_interruption_says_how_to_continue() -> None:
 def test_plan_shows_every_node_and_counts(project: Path) -> None:
     result = call("plan", cwd=project)
     assert result.returncode == 0, result.stderr
-    assert "similarity-s0-r0-evaluate" in result.stdout and "never built" in result.stdout
+    assert "similarity-s0-r1-evaluate" in result.stdout and "never built" in result.stdout
     assert "20 stages: 2 reuse, 1 run, 17 after them" in result.stdout
     assert not (project / "artifacts").exists() or not list((project / "artifacts").glob("*/*"))
 

@@ -50,17 +50,17 @@ def built(remember: run_stage.Remember) -> set[str]:
 def test_graph_names_and_edges(tmp_path: Path) -> None:
     nodes = {node.name: node for node in run_stage.draw(lambda: compare(config_for(tmp_path, Path("nowhere.jsonl"))))}
     assert list(nodes)[:6] == ["tokenizers", "aggregate", "sft-s0", "reference-s0", "reward-s0", "start-s0"]
-    assert "none-s0-r0-select" not in nodes and "none-s0-r1-refresh" not in nodes
-    refresh = nodes["random-s0-r1-refresh"]
+    assert "none-s0-r1-select" not in nodes and "none-s0-r2-refresh" not in nodes
+    refresh = nodes["random-s0-r2-refresh"]
     assert set(refresh.inputs) == {"reward", "selection", "preferences", "rollouts", "reference_rollouts"}
-    assert refresh.inputs["reward"].uri == "pending:random-s0-r0-refresh/model"
-    evaluate = nodes["random-s0-r1-evaluate"]
-    assert evaluate.inputs["reward"].uri == "pending:random-s0-r1-refresh/model"
-    assert evaluate.inputs["reward_before"].uri == "pending:random-s0-r0-refresh/model"
-    assert "reward_before" not in nodes["none-s0-r1-evaluate"].inputs
-    assert nodes["random-s0-r0-ppo"].inputs["policy"].uri == "pending:sft-s0/policy"
-    assert nodes["random-s0-r1-ppo"].inputs["state"].uri == "pending:random-s0-r0-ppo/state"
-    assert "state" not in nodes["random-s0-r0-ppo"].inputs
+    assert refresh.inputs["reward"].uri == "pending:random-s0-r1-refresh/model"
+    evaluate = nodes["random-s0-r2-evaluate"]
+    assert evaluate.inputs["reward"].uri == "pending:random-s0-r2-refresh/model"
+    assert evaluate.inputs["reward_before"].uri == "pending:random-s0-r1-refresh/model"
+    assert "reward_before" not in nodes["none-s0-r2-evaluate"].inputs
+    assert nodes["random-s0-r1-ppo"].inputs["policy"].uri == "pending:sft-s0/policy"
+    assert nodes["random-s0-r2-ppo"].inputs["state"].uri == "pending:random-s0-r1-ppo/state"
+    assert "state" not in nodes["random-s0-r1-ppo"].inputs
     assert nodes["reward-s0"].inputs["trunk"].uri == "pending:sft-s0/policy"
     assert {"select.random.s0.r1", "refresh.random.s0.r2", "ppo.none.s0.r1", "evaluate.none.s0.r2"} <= set(
         nodes["compare"].inputs
@@ -73,16 +73,16 @@ def test_every_seed_has_a_start_and_all_arms_share_it(tmp_path: Path) -> None:
     nodes = run_stage.draw(lambda: compare(config))
     names = [node.name for node in nodes]
     assert len(set(names)) == len(names)
-    assert names.index("start-s5") < names.index("none-s3-r0-rollout")
-    firsts = [node for node in nodes if node.name.endswith("-s5-r0-ppo")]
+    assert names.index("start-s5") < names.index("none-s3-r1-rollout")
+    firsts = [node for node in nodes if node.name.endswith("-s5-r1-ppo")]
     assert len(firsts) == 3 and {node.inputs["policy"].uri for node in firsts} == {"pending:sft-s5/policy"}
 
 
 def test_second_run_reuses_everything_and_equal_stages_run_once(tmp_path: Path, data: Path) -> None:
     config = config_for(tmp_path / "store", data)
     first = execute(config)
-    assert "none-s0-r0-rollout" in built(first)
-    assert "random-s0-r0-rollout" not in built(first)  # the same policy, prompts and seed
+    assert "none-s0-r1-rollout" in built(first)
+    assert "random-s0-r1-rollout" not in built(first)  # the same policy, prompts and seed
     assert built(execute(config)) == set()
     assert plan(config).counts() == {"reuse": len(first.entries), "run": 0, "depends": 0}
 
@@ -93,7 +93,7 @@ def test_plan_says_exactly_what_a_run_builds(tmp_path: Path, data: Path) -> None
     statuses = {name: item.status for name, item in planned.planned.items()}
     assert statuses["tokenizers"] == "run" and planned.planned["tokenizers"].why == "never built"
     assert planned.planned["aggregate"].why == "depends on tokenizers"
-    assert planned.planned["random-s0-r0-rollout"].why == "same as none-s0-r0-rollout"
+    assert planned.planned["random-s0-r1-rollout"].why == "same as none-s0-r1-rollout"
     assert {item.node.name for item in planned.missing} == built(execute(config))
 
 
@@ -101,10 +101,10 @@ def test_plan_after_a_change_names_the_field_and_reruns_only_what_follows(tmp_pa
     execute(config_for(tmp_path / "store", data))
     changed = config_for(tmp_path / "store", data, refresh={"replay_share": 0.5})
     planned = plan(changed)
-    refresh = planned.planned["random-s0-r0-refresh"]
+    refresh = planned.planned["random-s0-r1-refresh"]
     assert (refresh.status, refresh.why) == ("run", "config.refresh.replay_share: 0.33 -> 0.5")
-    assert planned.planned["sft-s0"].status == planned.planned["none-s0-r1-ppo"].status == "reuse"
-    assert planned.planned["random-s0-r0-ppo"].why == "depends on random-s0-r0-refresh"
+    assert planned.planned["sft-s0"].status == planned.planned["none-s0-r2-ppo"].status == "reuse"
+    assert planned.planned["random-s0-r1-ppo"].why == "depends on random-s0-r1-refresh"
     # the toy rollouts of the other arm's second round differ too, for its policy does
     assert built(execute(changed)) == {item.node.name for item in planned.missing}
 
@@ -131,8 +131,8 @@ def test_up_to_runs_ancestors_alone(tmp_path: Path, data: Path) -> None:
     node, entry = run_stage.run_up_to(lambda: compare(config), "reward-s0", driver)
     assert node.name == "reward-s0" and not entry.reused
     assert set(remember.entries) == {"tokenizers", "aggregate", "sft-s0", "reference-s0", "reward-s0"}
-    with pytest.raises(UserError, match="did you mean 'random-s0-r1-ppo'"):
-        run_stage.run_up_to(lambda: compare(config), "random-s0-r1-pppo", driver)
+    with pytest.raises(UserError, match="did you mean 'random-s0-r2-ppo'"):
+        run_stage.run_up_to(lambda: compare(config), "random-s0-r2-pppo", driver)
 
 
 def test_metrics_and_circumstances_are_kept(tmp_path: Path, data: Path) -> None:

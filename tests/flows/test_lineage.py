@@ -116,10 +116,10 @@ def test_a_run_is_a_parent_per_arm_and_a_child_per_stage(tracked: PipelineConfig
     go(tracked, tmp_path / "store")
     runs = runs_of(tracked)
     assert set(runs) == {
-        "shared-start-s0", "sft-s0", "start-s0", "random-s0", "random-s0-r0-ppo", "random-s0-r1-ppo"
+        "shared-start-s0", "sft-s0", "start-s0", "random-s0", "random-s0-r1-ppo", "random-s0-r2-ppo"
     }  # fmt: skip
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
-    arm, child = runs["random-s0"], runs["random-s0-r1-ppo"]
+    arm, child = runs["random-s0"], runs["random-s0-r2-ppo"]
     assert child.data.tags["mlflow.parentRunId"] == arm.info.run_id
     assert runs["sft-s0"].data.tags["mlflow.parentRunId"] == runs["shared-start-s0"].info.run_id
     assert mlflow.active_run() is None
@@ -135,19 +135,19 @@ def test_a_run_is_a_parent_per_arm_and_a_child_per_stage(tracked: PipelineConfig
     record = Store(tmp_path / "store").root / "ppo" / child.data.tags["ia.fingerprint"] / "artifact.json"
     assert child.data.tags["ia.digest"] in record.read_text()
     assert child.data.tags["ia.why"].startswith("config.inner.rate")
-    wanted = {"ia.node": "random-s0-r1-ppo", "ia.stage": "ppo", "ia.reused": "false", "ia.seed": "0"}
+    wanted = {"ia.node": "random-s0-r2-ppo", "ia.stage": "ppo", "ia.reused": "false", "ia.seed": "0"}
     assert wanted.items() <= child.data.tags.items()
 
     (given,) = runs["sft-s0"].inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest) == ("preferences: data", "d" * 36)
     assert {tag.key: tag.value for tag in given.tags}["ia.digest"] == "d" * 64
-    assert {entry.dataset.name for entry in arm.inputs.dataset_inputs} == {"random-s0-r0-ppo", "random-s0-r1-ppo"}
+    assert {entry.dataset.name for entry in arm.inputs.dataset_inputs} == {"random-s0-r1-ppo", "random-s0-r2-ppo"}
 
 
 def test_metrics_of_the_artifact_and_headlines_by_round(tracked: PipelineConfig, tmp_path: Path) -> None:
     go(tracked, tmp_path / "store")
     runs = runs_of(tracked)
-    child, arm = runs["random-s0-r0-ppo"], runs["random-s0"]
+    child, arm = runs["random-s0-r1-ppo"], runs["random-s0"]
     assert history(tracked, child, "loss") == [(0, 1.0), (1, 0.5), (2, pytest.approx(1 / 3))]
     assert child.data.metrics["top_at_1"] == 0.5
     assert not any("broken" in name for name in child.data.metrics)
@@ -160,7 +160,7 @@ def test_metrics_of_the_artifact_and_headlines_by_round(tracked: PipelineConfig,
 
 def test_reused_stages_are_listed_and_linked_but_not_run(tracked: PipelineConfig, tmp_path: Path) -> None:
     go(tracked, tmp_path / "store")
-    built = runs_of(tracked)["random-s0-r1-ppo"]
+    built = runs_of(tracked)["random-s0-r2-ppo"]
     again = tracked.model_copy(update={"rounds": 2})
     with lineage_of(again) as lineage:
         run = execute(tmp_path / "store", lineage).run
@@ -175,7 +175,7 @@ def test_reused_stages_are_listed_and_linked_but_not_run(tracked: PipelineConfig
     tags = {tag.key: tag.value for tag in listed.tags}
     assert (tags["ia.reused"], tags["ia.built_by"]) == ("true", built.info.run_id)
     assert tags["ia.fingerprint"] == built.data.tags["ia.fingerprint"]
-    assert arm.data.tags["ia.built_by.random-s0-r1-ppo"] == built.info.run_id
+    assert arm.data.tags["ia.built_by.random-s0-r2-ppo"] == built.info.run_id
 
 
 def test_failures_and_cancels_end_their_runs(tracked: PipelineConfig, tmp_path: Path) -> None:

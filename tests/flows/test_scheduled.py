@@ -101,9 +101,9 @@ def test_every_stage_of_a_run_that_ended_its_server_is_recorded(first: Remember,
     recorded = {task["name"]: task for run in runs for task in task_runs(url, run["id"])}
     assert set(first.entries) <= set(recorded)  # and the task runs that stand for the subflows
     assert {task["state_type"] for task in recorded.values()} == {"COMPLETED"}
-    node = recorded["random-s1-r1-refresh"]
+    node = recorded["random-s1-r2-refresh"]
     upstream = {entry["id"] for entry in node["task_inputs"]["wait_for"]}
-    assert recorded["random-s1-r1-select"]["id"] in upstream
+    assert recorded["random-s1-r2-select"]["id"] in upstream
     assert "never built" in messages(url, recorded["sft-s0"]["id"])
     (table,) = ask(url, "/artifacts/filter", {"artifacts": {"key": {"like_": "inverse-alignment-rounds"}}})
     rows = json.loads(table["data"])
@@ -122,7 +122,7 @@ def test_a_second_run_reuses_everything_and_still_shows(
     new = [run for run in flow_runs(url) if run["id"] not in before]
     assert len(new) == 2
     (arm,) = [run for run in new if run["name"] == "similarity-s1"]
-    (task,) = [task for task in task_runs(url, arm["id"]) if task["name"] == "similarity-s1-r0-ppo"]
+    (task,) = [task for task in task_runs(url, arm["id"]) if task["name"] == "similarity-s1-r1-ppo"]
     assert "reused: " in messages(url, task["id"])
     client = MlflowClient(tracking_uri="sqlite:///mlflow.db")
     experiment = client.get_experiment_by_name("toys")
@@ -145,7 +145,7 @@ def test_an_error_of_the_user_is_theirs_and_is_recorded(
     failed = [run for run in flow_runs(url) if run["state_type"] == "FAILED"]
     assert sorted(run["name"] for run in failed) == ["compare-similarity-s7", "similarity-s7"]
     tasks = {task["name"]: task for run in failed for task in task_runs(url, run["id"])}
-    assert (tasks["similarity-s7-r0-ppo"]["state_type"], tasks["similarity-s7-r0-ppo"]["run_count"]) == ("FAILED", 1)
+    assert (tasks["similarity-s7-r1-ppo"]["state_type"], tasks["similarity-s7-r1-ppo"]["run_count"]) == ("FAILED", 1)
     assert "Traceback" not in capfd.readouterr().err
 
 

@@ -48,6 +48,32 @@ def accuracy(chosen: Tensor, rejected: Tensor) -> Tensor:
     return wins.mean()
 
 
+def best_scale(chosen: Tensor, rejected: Tensor, largest: float = 100.0) -> float:
+    """The inverse temperature b >= 0 that maximises `mean log σ(b (r_c - r_r))` of labelled pairs.
+
+    The mean is concave in b, and its slope `mean Δ σ(-b Δ)` falls: its zero is found by bisection. Where no finite b is
+    best (every pair ranked as labelled) the answer is `largest` divided by the mean absolute gap, which is also the
+    upper end of the search; where the labels run against the scores it is 0.
+
+    Raises:
+        ValueError: there are no pairs, or every gap is zero.
+    """
+    gap = (chosen - rejected).to(torch.float64)
+    if not gap.numel() or not bool(gap.any()):
+        raise ValueError("a scale needs at least one pair with different scores")
+
+    def slope(scale: float) -> float:
+        return float((gap * torch.sigmoid(-scale * gap)).mean())
+
+    low, high = 0.0, largest / float(gap.abs().mean())
+    if slope(high) > 0:
+        return high
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(middle) > 0 else (low, middle)
+    return low
+
+
 class PairGap(NamedTuple):
     """A paired comparison of two reward models on the same labelled pairs."""
 

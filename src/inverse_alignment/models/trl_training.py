@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import shutil
 import time
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from inverse_alignment.core import checkpoint
 from inverse_alignment.core.metrics import METRICS_EVERY, Report, truncate_metrics
+
+
+C = TypeVar("C", bound=TrainingArguments)
 
 
 def arguments(
@@ -48,6 +52,13 @@ def arguments(
         "dataloader_pin_memory": device != "cpu",
         "remove_unused_columns": False,
     }
+
+
+def configure(kind: type[C], given: dict[str, Any]) -> C:
+    """A TRL config. TRL's own defaults trip a deprecation of transformers that no user can act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
+        return kind(**given)
 
 
 class Reporting(TrainerCallback):

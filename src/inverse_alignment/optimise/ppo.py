@@ -119,6 +119,7 @@ def iteration(
 
     # score
     scores = score(prompts, [given.text for given in answers])
+    require_finite(torch.from_numpy(scores), "score", learner.step)  # clipping would make an infinite one look sane
     ended = np.array([given.ended for given in answers])
     shaped = np.clip(scores, -config.score_clip, config.score_clip) - config.missing_eos_penalty * ~ended
 
@@ -229,8 +230,8 @@ def _update_policy(learner: Learner, part: Experience, config: PpoConfig) -> dic
         entropy = masked_mean(token_entropy(logits), mask)
         moved = masked_mean(k3(part.log_probs, log_probs), mask)
     return {
-        "policy_loss": float(result.loss),
-        "clipped_share": float(result.clipped),
+        "policy_loss": float(result.loss.detach()),
+        "clipped_share": float(result.clipped.detach()),
         "entropy": float(entropy),
         "update_kl": float(moved),
         "policy_grad_norm": norm,
@@ -241,7 +242,7 @@ def _update_value(learner: Learner, part: Experience, config: PpoConfig) -> dict
     values = learner.value(part.batch)
     result = value_loss(values, part.values, part.returns, part.batch.response_mask, config.value_clip)
     norm = _step(learner.value, learner.value_optimizer, result.loss, config.max_grad_norm, learner.step)
-    return {"value_loss": float(result.loss), "value_clipped_share": float(result.clipped), "value_grad_norm": norm}
+    return {"value_loss": float(result.loss.detach()), "value_clipped_share": float(result.clipped.detach()), "value_grad_norm": norm}
 
 
 def _step(

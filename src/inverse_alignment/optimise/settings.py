@@ -28,7 +28,7 @@ class AdaptiveKl(Section):
 class PpoConfig(Section):
     """Proximal policy optimisation with a value model and generalised advantage estimation."""
 
-    steps: int = Field(24, ge=1, description="iterations per round: rollouts, then updates")
+    steps: int = Field(20, ge=1, description="iterations per round: rollouts, then updates")
     batch_size: int = Field(64, ge=1, description="rollouts per iteration")
     epochs: int = Field(2, ge=1, description="passes over an iteration's rollouts")
     minibatches: int = Field(2, ge=1, description="optimiser steps per pass; divides batch_size")

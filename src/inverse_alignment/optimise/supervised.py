@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from inverse_alignment.core.metrics import Report
 from inverse_alignment.core.records import Prompt
-from inverse_alignment.models.trl_training import train
+from inverse_alignment.models.trl_training import configure, train
 from inverse_alignment.text.render import encode_full, encode_prompt, prompt_budget
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def fine_tune(
 
     trainer = SFTTrainer(
         model=model,
-        args=SFTConfig(**arguments),
+        args=configure(SFTConfig, arguments),
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=tokenizer,
     )

@@ -16,7 +16,7 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 from inverse_alignment.core.metrics import Report
 from inverse_alignment.core.records import Comparison
 from inverse_alignment.maths.pairwise import bradley_terry_loss
-from inverse_alignment.models.trl_training import train
+from inverse_alignment.models.trl_training import configure, train
 from inverse_alignment.text.render import encode_full
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def fit(
     trainer = WeightedRewardTrainer(
         pair_loss=pair_loss,
         model=model,
-        args=RewardConfig(**arguments),
+        args=configure(RewardConfig, arguments),
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=tokenizer,
         data_collator=PairCollator(tokenizer.pad_token_id),

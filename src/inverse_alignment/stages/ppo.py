@@ -26,6 +26,8 @@ def build(inputs: Mapping[str, Path], config: PpoStage, context: StageContext) -
 
     Killed at any instant, it goes on from its newest whole checkpoint and ends with the same bytes.
     """
+    import shutil
+
     from inverse_alignment.core import checkpoint
     from inverse_alignment.core.metrics import read_metrics, truncate_metrics
     from inverse_alignment.models.loading import load_policy, save_model
@@ -41,9 +43,10 @@ def build(inputs: Mapping[str, Path], config: PpoStage, context: StageContext) -
     _run(learner, tokenizer, first, reward_digest, inputs, config, context)
     save_model(learner.policy.to("cpu"), tokenizer, context.out / "policy")
     save_learner(learner, context.out / "state", reward_digest)
-    (context.partial / "samples.jsonl").replace(context.out / "samples.jsonl")
+    # a copy: killed before the artifact appears, the rows are still beside the checkpoint they belong to
+    shutil.copyfile(context.partial / "samples.jsonl", context.out / "samples.jsonl")
     last = read_metrics(context.partial / "metrics.jsonl")[-1]
-    return {"step": learner.step, **{name: last[name] for name in ("rm_score", "kl", "entropy", "kl_coefficient")}}
+    return {"step": learner.step, **{name: last[name] for name in ("rm_score", "kl", "tokens", "kl_coefficient")}}
 
 
 def _learner(

@@ -18,7 +18,7 @@ class GateOn(Section):
 
     type: Literal["paired"] = "paired"
     confidence: float = Field(
-        0.5, ge=0.5, lt=1, description="one-sided bootstrap confidence that the challenger's log-likelihood is higher"
+        0.5, ge=0.5, lt=1, description="one-sided bootstrap confidence that the challenger explains the pairs better"
     )
     aligned_share: float = Field(
         0.5, gt=0, le=1, description="share of the gate split, nearest to the policy's rollouts, that is judged on"
@@ -40,7 +40,7 @@ class RefreshConfig(Section):
         900, ge=2, description="pairs presented in training, selected and replayed together; equal for every arm"
     )
     replay_share: float = Field(0.33, ge=0, lt=1, description="share of those that is drawn from the whole train split")
-    learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW, linear decay")
+    learning_rate: float = Field(5e-4, gt=0, description="peak learning rate of AdamW, linear decay")
     batch_size: int = Field(32, ge=1, description="pairs per optimiser step")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the learning rate rises")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="assumed probability that a label is wrong")
@@ -143,7 +143,7 @@ def _judge(
 
     from inverse_alignment.core.records import Rollout, read_jsonl
     from inverse_alignment.core.seeding import derive_seed
-    from inverse_alignment.evaluation.reward_accuracy import score_pairs
+    from inverse_alignment.data.aggregate import read_split
     from inverse_alignment.maths.grouping import within_group_variance
     from inverse_alignment.reward.refresh import judge
 
@@ -157,9 +157,9 @@ def _judge(
     known = {name: None if math.isnan(value) else value for name, value in variances.items()}
     pairs = _gate_pairs(rollouts, inputs, config.gate, context)
     confidence, resamples = (config.gate.confidence, config.gate.resamples) if isinstance(config.gate, GateOn) else (0.5, 100)
+    held_out = read_split(inputs["preferences"], "validation")
     decision = judge(
-        score_pairs(incumbent.scorer, pairs),
-        score_pairs(challenger.scorer, pairs),
+        *(_at_best_scale(reward.scorer, held_out, pairs) for reward in (incumbent, challenger)),
         confidence,
         resamples,
         derive_seed("gate", context.seed),
@@ -175,6 +175,23 @@ def _judge(
         "challenger_accuracy": decision.challenger_accuracy,
         **known,
     }
+
+
+def _at_best_scale(scorer: Any, held_out: Any, pairs: Any) -> Any:
+    """Scores of the gate pairs, times the scale at which the model explains the validation split best.
+
+    PPO sees standardised scores, so the scale of a reward model means nothing to it. Without this a refreshed model that
+    ranks better but has grown more confident would be refused for its confidence.
+    """
+    import torch
+
+    from inverse_alignment.evaluation.reward_accuracy import PairScores, score_pairs
+    from inverse_alignment.maths.pairwise import best_scale
+
+    fitted = score_pairs(scorer, held_out)
+    scale = best_scale(torch.from_numpy(fitted.chosen), torch.from_numpy(fitted.rejected))
+    scores = score_pairs(scorer, pairs)
+    return PairScores(scores.chosen * scale, scores.rejected * scale)
 
 
 def _gate_pairs(rollouts: Any, inputs: Mapping[str, Path], gate: Any, context: StageContext) -> Any:

@@ -17,8 +17,8 @@ class TrainReward(Section):
     """Bradley-Terry training on the train split of all sources."""
 
     type: Literal["train"] = "train"
-    epochs: float = Field(2, gt=0, description="passes over the pairs")
-    learning_rate: float = Field(5e-4, gt=0, description="peak learning rate of AdamW, linear decay")
+    epochs: float = Field(1, gt=0, description="passes over the pairs")
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW, linear decay")
     batch_size: int = Field(32, ge=1, description="pairs per optimiser step")
     warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the learning rate rises")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="assumed probability that a label is wrong")

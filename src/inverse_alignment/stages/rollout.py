@@ -17,8 +17,8 @@ class RolloutConfig(Section):
     """Sampling from a frozen policy."""
 
     split: Split = Field("train", description="prompts come from this split of the preference set")
-    prompts: int = Field(256, ge=0, description="distinct prompts; 0 for all of the split")
-    samples: int = Field(2, ge=1, description="answers per prompt")
+    prompts: int = Field(0, ge=0, description="distinct prompts; 0 for all of the split")
+    samples: int = Field(4, ge=1, description="answers per prompt")
     max_new_tokens: int = Field(64, ge=1, description="longest answer in policy tokens")
     temperature: float = Field(1.0, gt=0, description="divides the logits; 1 samples the policy itself")
 

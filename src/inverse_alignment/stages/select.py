@@ -68,7 +68,7 @@ class SimilaritySelection(Section):
 
     type: Literal["similarity"] = "similarity"
     score: Literal["pair_max", "pair_min", "mean", "chosen", "rejected", "gap"] = Field(
-        "mean", description="how the similarities of chosen and rejected become one score"
+        "pair_min", description="how the similarities of chosen and rejected become one score"
     )
     compare_with: Literal["same_prompt", "all_rollouts"] = Field(
         "same_prompt", description="policy answers a pair is compared with: those to its own prompt, or all of them"

@@ -23,7 +23,7 @@ class TrainSft(Section):
         "chosen", description="imitate the chosen answers, or both (a source policy as it is, good and bad days)"
     )
     demonstrations: int = Field(0, ge=0, description="most demonstrations to use; 0 for all")
-    epochs: float = Field(4, gt=0, description="passes over the demonstrations")
+    epochs: float = Field(3, gt=0, description="passes over the demonstrations")
     learning_rate: float = Field(8e-3, gt=0, description="peak learning rate of AdamW, linear decay")
     batch_size: int = Field(16, ge=1, description="demonstrations per optimiser step")
     warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the learning rate rises")

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from inverse_alignment.core.records import Comparison, Prompt, Provenance
 from inverse_alignment.world.annotators import ANNOTATORS, TEMPERATURE, assign, preference
@@ -24,7 +24,7 @@ __all__ = ["ANNOTATORS", "SOURCES", "WorldConfig", "all_prompts", "demonstrate",
 
 DATASET = "advice-desk"
 LICENCE = "Apache-2.0"
-MAX_PROMPTS = sum(len(topic.settings) for topic in TOPICS) * len(QUESTIONS)
+PER_TOPIC = len(TOPICS[0].settings) * len(QUESTIONS)
 
 
 class WorldConfig(BaseModel):
@@ -39,8 +39,19 @@ class WorldConfig(BaseModel):
         le=1,
         description="how far annotators disagree about what is good; 0: pooling is harmless, 1: it averages conflicts",
     )
-    prompts: int = Field(default=360, ge=1, le=MAX_PROMPTS, description="distinct prompts, spread evenly over topics")
+    topics: int = Field(
+        default=8, ge=1, le=len(TOPICS), description="what people ask about; each has steps of its own to be learned"
+    )
+    prompts: int = Field(
+        default=160, ge=1, le=PER_TOPIC * len(TOPICS), description="distinct prompts, spread evenly over the topics"
+    )
     pairs: int = Field(default=4800, ge=1, description="labelled pairs; a smaller set is the beginning of a larger one")
+
+    @model_validator(mode="after")
+    def _topics_hold_the_prompts(self) -> WorldConfig:
+        if self.prompts > self.topics * PER_TOPIC:
+            raise ValueError(f"{self.topics} topics have {self.topics * PER_TOPIC} prompts, not {self.prompts}")
+        return self
 
 
 def all_prompts() -> list[Prompt]:
@@ -51,13 +62,12 @@ def all_prompts() -> list[Prompt]:
 
 def prompts(config: WorldConfig) -> list[Prompt]:
     """The world's prompts: distinct, and as many of each topic as of any other (to one)."""
-    per_topic = MAX_PROMPTS // len(TOPICS)
     every = all_prompts()
     columns = [
-        Draws("advice-desk prompts", config.seed, topic.keyword).shuffled(every[i * per_topic : (i + 1) * per_topic])
-        for i, topic in enumerate(TOPICS)
+        Draws("advice-desk prompts", config.seed, topic.keyword).shuffled(every[i * PER_TOPIC : (i + 1) * PER_TOPIC])
+        for i, topic in enumerate(TOPICS[: config.topics])
     ]
-    return [column[row] for row in range(per_topic) for column in columns][: config.prompts]
+    return [column[row] for row in range(PER_TOPIC) for column in columns][: config.prompts]
 
 
 def generate(config: WorldConfig) -> list[Comparison]:

@@ -11,7 +11,7 @@ from inverse_alignment.maths.bootstrap import mean_interval
 from inverse_alignment.maths.credit import final_positions, terminal_rewards
 from inverse_alignment.maths.grouping import group_means, within_group_variance
 from inverse_alignment.maths.kl import exact_kl, k1, k2, k3, next_kl_coefficient
-from inverse_alignment.maths.pairwise import accuracy, bradley_terry_loss, paired_gain, preference_log_likelihood
+from inverse_alignment.maths.pairwise import accuracy, best_scale, bradley_terry_loss, paired_gain, preference_log_likelihood
 from inverse_alignment.maths.surrogate import policy_loss, token_entropy, value_loss
 
 ON = torch.ones(1, 1, dtype=torch.bool)
@@ -161,3 +161,17 @@ def test_group_statistics():
     assert group_means(values, groups).tolist() == [2.0, 5.0, 10.0]
     assert within_group_variance(values, groups) == 2.0  # only "a" has two values
     assert math.isnan(within_group_variance(values[2:], groups[2:]))
+
+
+def test_best_scale_is_scale_free_and_honest_at_the_ends():
+    generator = torch.Generator().manual_seed(1)
+    gap = torch.randn(500, generator=generator, dtype=torch.float64) + 0.5
+    zeros = torch.zeros_like(gap)
+    scale = best_scale(gap, zeros)
+    assert best_scale(gap * 10, zeros) == pytest.approx(scale / 10, rel=1e-6)
+    losses = [-preference_log_likelihood(gap * s, zeros).mean() for s in (0.9 * scale, scale, 1.1 * scale)]
+    assert losses[1] < losses[0] and losses[1] < losses[2]
+    assert best_scale(zeros - 1, zeros) == pytest.approx(0.0, abs=1e-9)  # every label against the scores
+    assert best_scale(zeros + 2, zeros) == pytest.approx(50.0)  # nothing finite is best: the stated bound
+    with pytest.raises(ValueError, match="different scores"):
+        best_scale(zeros, zeros)

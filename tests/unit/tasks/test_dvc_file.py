@@ -37,8 +37,8 @@ def test_every_node_is_a_stage_with_a_record(stages: dict[str, dict]) -> None:
 
 
 def test_dependencies_are_records_data_and_code_that_exist(stages: dict[str, dict]) -> None:
-    deps = stages["random-s0-r0-refresh"]["deps"]
-    assert "pipeline/random-s0-r0-select.json" in deps and "pipeline/reward-s0.json" in deps
+    deps = stages["random-s0-r1-refresh"]["deps"]
+    assert "pipeline/random-s0-r1-select.json" in deps and "pipeline/reward-s0.json" in deps
     assert "src/inverse_alignment/stages/refresh.py" in deps
     assert "data/advice/pairs.jsonl" in stages["aggregate"]["deps"]
     assert "data/advice/pairs.jsonl" not in deps
@@ -53,8 +53,8 @@ def test_params_are_sections_that_exist(stages: dict[str, dict]) -> None:
     known = {*PipelineConfig.model_fields, *(f"arms.{arm}" for arm in PipelineConfig().arms)}
     assert {param for stage in stages.values() for param in stage["params"]} <= known
     assert stages["reference-s0"]["params"] == ["models", "reference_sample"]
-    assert stages["random-s0-r1-rollout"]["params"] == ["arms.random", "models", "rollout"]
-    assert stages["random-s0-r1-evaluate"]["params"] == ["evaluation", "models"]
+    assert stages["random-s0-r2-rollout"]["params"] == ["arms.random", "models", "rollout"]
+    assert stages["random-s0-r2-evaluate"]["params"] == ["evaluation", "models"]
 
 
 def test_every_identity_section_reaches_a_stage(stages: dict[str, dict]) -> None:
