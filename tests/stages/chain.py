@@ -1,0 +1,174 @@
+"""Runs stages as a driver does: inputs by name, an `out` folder, a `partial` folder, metrics beside the checkpoints."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from inverse_alignment.core.artifact import METRICS
+from inverse_alignment.core.context import RuntimeConfig, StageContext
+from inverse_alignment.core.metrics import FileReport
+from inverse_alignment.data.aggregate import AggregateSettings
+from inverse_alignment.data.sources import JsonlSource
+from inverse_alignment.data.splits import SplitShares
+from inverse_alignment.models.specs import InitialisedModel
+from inverse_alignment.optimise.settings import PpoConfig
+from inverse_alignment.stages.aggregate import AggregateStage
+from inverse_alignment.stages.evaluate import EvaluateStage, EvaluationConfig
+from inverse_alignment.stages.ppo import PpoStage
+from inverse_alignment.stages.refresh import GateOff, GateOn, RefreshConfig, RefreshStage
+from inverse_alignment.stages.registry import STAGES
+from inverse_alignment.stages.reward_model import RewardStage, TrainReward
+from inverse_alignment.stages.rollout import RolloutConfig, RolloutStage
+from inverse_alignment.stages.select import SelectStage, SimilaritySelection, TopK
+from inverse_alignment.stages.sft import SftStage, TrainSft
+from inverse_alignment.stages.tokenizers import TokenizersConfig
+from inverse_alignment.world.text import WorldConfig, write_dataset
+
+MODEL = InitialisedModel(vocab_size=400, hidden_size=32, layers=1, heads=2, context=128)
+OTHER_MODEL = InitialisedModel(vocab_size=320, hidden_size=16, layers=1, heads=2, context=160)
+RUNTIME = RuntimeConfig(device="cpu", generation_rows=64, scoring_rows=64)
+SOURCES = (JsonlSource(name="desk", path="not/where/it/lies.jsonl"),)
+SETTINGS = AggregateSettings(shares=SplitShares(train=0.55, validation=0.15, gate=0.15, test=0.15))
+TOKENS = 12  # of an answer
+SAMPLES = RolloutConfig(prompts=0, samples=2, max_new_tokens=TOKENS)
+PPO = PpoConfig(
+    steps=4,
+    batch_size=8,
+    epochs=1,
+    learning_rate=1e-3,
+    max_new_tokens=TOKENS,
+    value_warmup_steps=1,
+    samples_every=2,
+)
+REFRESH = RefreshConfig(pairs_seen=64, learning_rate=5e-3, batch_size=8, gate=GateOff())
+PAIRED = GateOn(resamples=200)
+EVALUATION = EvaluationConfig(samples=2, max_new_tokens=TOKENS, shown_prompts=2)
+
+
+@dataclass
+class Chain:
+    """A folder that stages are run in, and what they made so far."""
+
+    root: Path
+    made: dict[str, Path] = field(default_factory=dict)
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def run(self, name: str, stage: str, inputs: dict[str, Path], config: Any, runtime=RUNTIME, report=FileReport):
+        """Build one stage; its output lies at `made[name]`. Run again, it finds its partial state."""
+        out, partial = self.root / name, self.root / ".partial" / name
+        out.mkdir(parents=True)
+        partial.mkdir(parents=True, exist_ok=True)
+        context = StageContext(out, partial, report(partial / METRICS), runtime, seed=0)
+        self.metrics[name] = importlib.import_module(STAGES[stage].module).build(inputs, config, context)
+        self.made[name] = out
+        return out
+
+    def partial(self, name: str) -> Path:
+        """Where a stage keeps what survives a kill."""
+        return self.root / ".partial" / name
+
+
+def shared_start(chain: Chain, policy: Any = MODEL, reward: Any = MODEL) -> Chain:
+    """Tokenizers, preferences, SFT policy, reference sample, first reward model."""
+    made = chain.made
+    write_dataset(chain.root / "data", WorldConfig(prompts=48, pairs=300))
+    source = {"source.desk": chain.root / "data" / "pairs.jsonl"}
+    chain.run("tokenizers", "tokenizers", source, TokenizersConfig(policy=policy, reward=reward, sources=SOURCES))
+    aggregate = AggregateStage(
+        sources=SOURCES, aggregate=SETTINGS, context=policy.context, reward_context=reward.context
+    )
+    chain.run("preferences", "aggregate", {**source, "tokenizers": made["tokenizers"]}, aggregate)
+    data = {"preferences": made["preferences"], "tokenizers": made["tokenizers"]}
+    sft = TrainSft(sources=("coach", "novice"), answers="both", epochs=1)
+    chain.run("sft", "sft", data, SftStage(sft=sft, model=policy))
+    start = made["sft"] / "policy"
+    roll_out(chain, "reference_rollouts", start)
+    trunk = {"trunk": start} if policy == reward else {}
+    chain.run(
+        "reward",
+        "reward_model",
+        {**data, **trunk, "reference_rollouts": made["reference_rollouts"]},
+        RewardStage(reward=TrainReward(epochs=1, learning_rate=5e-3), model=reward),
+    )
+    return chain
+
+
+def roll_out(chain: Chain, name: str, policy: Path, context: int = MODEL.context) -> Path:
+    """Answers of a policy to all train prompts."""
+    inputs = {
+        "policy": policy,
+        "reference": chain.made["sft"] / "policy",
+        "preferences": chain.made["preferences"],
+    }
+    return chain.run(name, "rollout", inputs, RolloutStage(rollout=SAMPLES, context=context))
+
+
+def select(chain: Chain, name: str, selection: Any) -> Path:
+    """Pairs of the train split, given the rollouts."""
+    inputs = {"preferences": chain.made["preferences"], "rollouts": chain.made["reference_rollouts"]}
+    return chain.run(name, "select", inputs, SelectStage(selection=selection))
+
+
+def refresh(chain: Chain, name: str, config: RefreshConfig, context: int = MODEL.context) -> Path:
+    """A refreshed reward model."""
+    made = chain.made
+    inputs = {
+        "reward": made["reward"] / "model",
+        "selection": made["selection"],
+        "preferences": made["preferences"],
+        "rollouts": made["reference_rollouts"],
+        "reference_rollouts": made["reference_rollouts"],
+    }
+    return chain.run(name, "refresh", inputs, RefreshStage(refresh=config, context=context))
+
+
+def ppo_inputs(chain: Chain, reward: str, after: str | None = None) -> dict[str, Path]:
+    """What a round of PPO takes, the first one or one that goes on from another."""
+    start = chain.made["sft"] / "policy"
+    inputs = {
+        "policy": chain.made[after] / "policy" if after else start,
+        "reference": start,
+        "reward": chain.made[reward] / "model",
+        "preferences": chain.made["preferences"],
+    }
+    return {**inputs, "state": chain.made[after] / "state"} if after else inputs
+
+
+def ppo_stage(config: PpoConfig = PPO, reward_context: int = MODEL.context) -> PpoStage:
+    """The stage's configuration."""
+    return PpoStage(ppo=config, context=MODEL.context, reward_context=reward_context)
+
+
+def evaluate(chain: Chain, name: str, evaluation: EvaluationConfig, reward_context=MODEL.context, **more: Path) -> Path:
+    """What the policy of the first round is worth."""
+    made = chain.made
+    inputs = {
+        "policy": made["ppo"] / "policy",
+        "reference": made["sft"] / "policy",
+        "reward": made["refreshed"] / "model",
+        "preferences": made["preferences"],
+        **more,
+    }
+    stage = EvaluateStage(evaluation=evaluation, context=MODEL.context, reward_context=reward_context)
+    return chain.run(name, "evaluate", inputs, stage)
+
+
+def whole_round(chain: Chain, policy: Any = MODEL, reward: Any = MODEL) -> Chain:
+    """Everything up to the evaluation of the first round."""
+    shared_start(chain, policy, reward)
+    select(chain, "selection", SimilaritySelection(keep=TopK(k=40)))
+    refresh(chain, "refreshed", REFRESH, reward.context)
+    chain.run("ppo", "ppo", ppo_inputs(chain, "refreshed"), ppo_stage(reward_context=reward.context))
+    evaluate(
+        chain,
+        "evaluation",
+        EVALUATION,
+        reward.context,
+        rollouts=chain.made["reference_rollouts"],
+        reward_before=chain.made["reward"] / "model",
+        ppo=chain.made["ppo"],
+    )
+    return chain
