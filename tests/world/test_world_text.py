@@ -18,10 +18,11 @@ from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.records import Comparison, Prompt
 from inverse_alignment.world.annotators import TEMPERATURE, assign, preference, utility
 from inverse_alignment.world.draws import Draws
-from inverse_alignment.world.gold import gold_reward, split_words
+from inverse_alignment.world.gold import gold_reward, split_words, topic_of
+from inverse_alignment.world.lexicon import TOPICS
 from inverse_alignment.world.text import (
     ANNOTATORS,
-    MAX_PROMPTS,
+    PER_TOPIC,
     SOURCES,
     WorldConfig,
     all_prompts,
@@ -33,7 +34,7 @@ from inverse_alignment.world.text import (
 )
 
 # The default world. A change here changes every published result that used it: bump the dataset, do not just re-pin.
-GOLDEN_SHA256 = "4d34a23376dfdf9517c1dee0bc600f73f30beb6156b46f1073f065cd051b0d66"
+GOLDEN_SHA256 = "410a12d8003d5289c7001e9d78384a42a177134f91267109fe61c000cd4117a9"
 COLUMNS = "id prompt chosen rejected source_chosen source_rejected annotator margin licence"
 SENTENCES = re.compile(r"([A-Z][a-z]*,?( [A-Za-z]+,?)*[.!?])( [A-Z][a-z]*,?( [A-Za-z]+,?)*[.!?])*")
 
@@ -102,8 +103,9 @@ def test_a_smaller_set_begins_a_larger_one_and_seeds_differ() -> None:
 
 def test_prompts_are_distinct_and_balanced() -> None:
     asked = prompts(WorldConfig())
-    assert len({p.id for p in asked}) == 360
-    assert len({p.id for p in all_prompts()}) == MAX_PROMPTS == 480
+    assert len({p.id for p in asked}) == 160
+    assert len({p.id for p in all_prompts()}) == PER_TOPIC * len(TOPICS) == 480
+    assert {topic_of(p).keyword for p in asked} == {topic.keyword for topic in TOPICS[:8]}
     subset = prompts(WorldConfig(prompts=48))
     assert asked[:48] == subset
 
@@ -282,6 +284,6 @@ def test_mistakes_are_explained() -> None:
         demonstrate("expertt", all_prompts()[0], 0)
     with pytest.raises(UserError, match="did you mean 'editor'"):
         utility("editer", all_prompts()[0], "", 0.0)
-    for bad in ({"heterogeneity": 1.5}, {"prompts": MAX_PROMPTS + 1}, {"pairs": 0}, {"heterogenity": 0.5}):
+    for bad in ({"heterogeneity": 1.5}, {"prompts": 161}, {"pairs": 0}, {"heterogenity": 0.5}):
         with pytest.raises(ValidationError):
             WorldConfig.model_validate(bad)

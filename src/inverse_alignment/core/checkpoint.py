@@ -68,16 +68,15 @@ def save(root: Path, step: int, write: Callable[[Path], None]) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
     fsync_folder(root)
-    for later in [found for found in steps(root) if found > step]:
-        shutil.rmtree(root / f"checkpoint-{later}")
-    keep_newest(root)
+    prune(root, step)
     return target
 
 
-def keep_newest(root: Path) -> None:
-    """Remove all but the newest checkpoints below `root`."""
-    for old in steps(root)[:-KEEP]:
-        shutil.rmtree(root / f"checkpoint-{old}")
+def prune(root: Path, step: int) -> None:
+    """Once the checkpoint of `step` is whole: remove the later ones, and all but the newest two of the others."""
+    older = [found for found in steps(root) if found <= step]
+    for gone in [found for found in steps(root) if found > step] + older[:-KEEP]:
+        shutil.rmtree(root / f"checkpoint-{gone}")
 
 
 def steps(root: Path) -> list[int]:

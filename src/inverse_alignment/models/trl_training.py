@@ -86,7 +86,7 @@ class Reporting(TrainerCallback):
         """Make the checkpoint valid; only then remove older ones."""
         folder = self._partial / f"checkpoint-{state.global_step}"
         checkpoint.seal(folder)
-        checkpoint.keep_newest(self._partial)
+        checkpoint.prune(self._partial, state.global_step)
         self._saved = time.monotonic()
 
     def on_log(

@@ -13,7 +13,7 @@ class FixedKl(Section):
     """A constant KL coefficient."""
 
     type: Literal["fixed"] = "fixed"
-    coefficient: float = Field(0.05, ge=0, description="β, reward units per nat")
+    coefficient: float = Field(0.15, ge=0, description="β, reward units per nat")
 
 
 class AdaptiveKl(Section):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from inverse_alignment.core.checkpoint import SEAL, is_sealed, keep_newest, newest, save, seal, steps
+from inverse_alignment.core.checkpoint import SEAL, is_sealed, newest, prune, save, seal, steps
 
 
 def writer(text: str):
@@ -87,7 +87,7 @@ def test_a_folder_written_by_others_can_be_sealed(tmp_path):
         seal(folder)
         seal(folder)
         assert is_sealed(folder)
-    keep_newest(tmp_path)
+    prune(tmp_path, 3)
     assert steps(tmp_path) == [2, 3]
 
 
