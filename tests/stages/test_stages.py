@@ -22,6 +22,7 @@ from inverse_alignment.evaluation.reward_accuracy import on_policy_pairs
 from inverse_alignment.models.loading import load_policy
 from inverse_alignment.models.reward_scores import load_calibrated
 from inverse_alignment.models.specs import CheckpointModel
+from inverse_alignment.stages import refresh as refresh_stage
 from inverse_alignment.stages.aggregate import AggregateStage
 from inverse_alignment.stages.evaluate import NoGold
 from inverse_alignment.stages.refresh import GateOff
@@ -215,12 +216,13 @@ def test_a_refresh_reports_its_gate(built):
 
 
 def test_a_refused_refresh_hands_on_the_incumbents_very_bytes(branch):
-    poisoned = branch.root / "poisoned"  # every label of the train split turned round, so that the challenger is worse
+    # The gate asks about pairs that the incumbent knows; the refresh sees them with every label turned round.
+    poisoned = branch.root / "poisoned"
     shutil.copytree(branch.made["preferences"], poisoned)
-    turned = [
-        pair.model_copy(update={"chosen": pair.rejected, "rejected": pair.chosen})
-        for pair in read_split(poisoned, "train")
-    ]
+    known = read_split(poisoned, "train")
+    write_jsonl(poisoned / "gate.jsonl", known)
+    write_jsonl(poisoned / "validation.jsonl", known)
+    turned = [pair.model_copy(update={"chosen": pair.rejected, "rejected": pair.chosen}) for pair in known]
     write_jsonl(poisoned / "train.jsonl", turned)
     branch.made["preferences"] = poisoned
     refused = chain.refresh(branch, "refused", chain.REFRESH.model_copy(update={"gate": chain.PAIRED}))
@@ -228,10 +230,19 @@ def test_a_refused_refresh_hands_on_the_incumbents_very_bytes(branch):
     incumbent = digest(branch.made["reward"] / "model")
     verdict = json.loads((refused / "gate.json").read_text())
     assert verdict["accepted"] is False and verdict["low"] <= 0 and verdict["gate"] == "paired"
-    assert verdict["gain"] < 0 and verdict["challenger_accuracy"] < verdict["incumbent_accuracy"]
-    assert verdict["pairs"] == round(0.5 * len(read_split(poisoned, "gate")))
+    assert verdict["gain"] < 0 and verdict["challenger_accuracy"] < 0.5 < verdict["incumbent_accuracy"]
+    assert verdict["pairs"] == round(0.5 * len(known))
     assert digest(refused / "model") == incumbent != digest(forced / "model")
     assert json.loads((forced / "gate.json").read_text())["accepted"] is True
+
+
+def test_a_challenger_that_ranks_the_wrong_way_round_is_refused_whatever_the_incumbent_is_worth(branch, monkeypatch):
+    """Scaled to nothing it would explain the pairs better than an incumbent that is sure and wrong."""
+    for name, scales, accepted in (("known", iter([1000.0, 1.0]), True), ("reversed", iter([1000.0, 0.0]), False)):
+        monkeypatch.setattr(refresh_stage, "_best_scale", lambda scorer, held_out, scales=scales: next(scales))
+        config = chain.REFRESH.model_copy(update={"gate": chain.PAIRED})
+        verdict = json.loads((chain.refresh(branch, name, config) / "gate.json").read_text())
+        assert verdict["low"] > 0 and verdict["accepted"] is accepted
 
 
 def test_a_paired_gate_accepts_what_is_better(branch):
