@@ -73,11 +73,16 @@ def run(
 
     Example: inverse-alignment run --set rounds=2 --report-dir reports/two-rounds
     """
+    run_job(_load(params, preset, overrides), report_dir)
+
+
+def run_job(config: PipelineConfig, report_dir: Path) -> None:
+    """The main job for a configuration: plan, run what is missing, then table, report and where to look."""
     from inverse_alignment.core.store import open_store
     from tasks import run_stage
 
     began = time.monotonic()
-    config, console = _load(params, preset, overrides), _console()
+    console = _console()
     plan = run_stage.plan(_flow(config), open_store(config.store))
     counts = plan.counts()
     console.print(f"{len(plan.nodes)} stages: {counts['reuse']} reused, {len(plan.missing)} to run", highlight=False)
@@ -89,7 +94,7 @@ def run(
 def plan(params: Params = PARAMS, preset: Preset = None, overrides: Overrides = None) -> None:
     """Say what a run would reuse, run and why, before anything is paid for.
 
-    Example: inverse-alignment plan --set ppo.kl_coef=0.1
+    Example: inverse-alignment plan --set ppo.kl.coefficient=0.1
     """
     from rich import box
     from rich.table import Table

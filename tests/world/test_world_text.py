@@ -146,17 +146,17 @@ def test_style_tells_the_source() -> None:
     # Naive Bayes on words: style is in the text, so where an answer lies says who wrote it.
     asked = prompts(WorldConfig())
     counts = {name: Counter[str]() for name in SOURCES}
-    for i, prompt in enumerate(asked[:180]):
+    for i, prompt in enumerate(asked[:80]):
         for name in SOURCES:
             counts[name].update(re.findall(r"\w+|[!.]", demonstrate(name, prompt, i).lower()))
     totals = {name: counts[name].total() + 600 for name in SOURCES}
     right = 0
-    for prompt in asked[180:]:
+    for prompt in asked[80:]:
         for name in SOURCES:
             words = re.findall(r"\w+|[!.]", demonstrate(name, prompt, 0).lower())
             scores = {s: sum(math.log((counts[s][w] + 1) / totals[s]) for w in words) for s in SOURCES}
             right += max(scores, key=lambda s: scores[s]) == name
-    assert right / (180 * len(SOURCES)) > 0.9
+    assert right / (80 * len(SOURCES)) > 0.9
 
 
 def test_quality_of_sources_differs_and_overlaps(pairs: list[Comparison]) -> None:

@@ -25,14 +25,18 @@ class AggregateStage(Section):
 
 def build(inputs: Mapping[str, Path], config: AggregateStage, context: StageContext) -> dict[str, Any]:
     """Write one `Comparison` a line for each split, and `statistics.json`."""
+    from inverse_alignment.core.artifact import external
     from inverse_alignment.core.records import SPLITS
     from inverse_alignment.data.aggregate import aggregate, write_preferences
     from inverse_alignment.text.render import PairEncoder
     from inverse_alignment.text.tokenizers import load_tokenizer
 
+    limits = {"policy": config.context, "reward": config.reward_context}
+    distinct = {  # policy and reward model often read alike: then every pair is encoded once
+        (external("tokenizer", inputs["tokenizers"] / role).digest, tokens): role for role, tokens in limits.items()
+    }
     encoders = [
-        PairEncoder(load_tokenizer(inputs["tokenizers"] / role).tokenizer, tokens)
-        for role, tokens in (("policy", config.context), ("reward", config.reward_context))
+        PairEncoder(load_tokenizer(inputs["tokenizers"] / role).tokenizer, limits[role]) for role in distinct.values()
     ]
     preferences = aggregate(
         config.sources,
