@@ -336,3 +336,12 @@ def test_every_prompt_comes_once_per_pass_and_the_step_is_the_whole_cursor(count
     assert ppo.prompts_of_step(prompts, 2, batch, seed=3) == asked[2]
     many = [Prompt.from_text(str(number)) for number in range(50)]
     assert ppo.prompts_of_step(many, 0, 50, seed=3) != ppo.prompts_of_step(many, 0, 50, seed=4)
+
+
+def test_advantages_are_whitened_so_that_the_unit_of_the_reward_does_not_matter():
+    config = settings(epochs=1, minibatches=1, score_clip=1e6)
+    norms = []
+    for unit in (1.0, 50.0):
+        done = run(learner_for(config), config, lambda prompts, texts, unit=unit: unit * has_a(prompts, texts), 1)[0]
+        norms.append(done.metrics["policy_grad_norm"])
+    assert norms[1] == pytest.approx(norms[0], rel=1e-3) and norms[0] > 0
