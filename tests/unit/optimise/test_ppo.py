@@ -345,3 +345,17 @@ def test_advantages_are_whitened_so_that_the_unit_of_the_reward_does_not_matter(
         done = run(learner_for(config), config, lambda prompts, texts, unit=unit: unit * has_a(prompts, texts), 1)[0]
         norms.append(done.metrics["policy_grad_norm"])
     assert norms[1] == pytest.approx(norms[0], rel=1e-3) and norms[0] > 0
+
+
+def test_minibatches_cover_every_rollout_once_per_pass_in_a_new_order_each_time(monkeypatch):
+    config = settings(epochs=2, minibatches=4)
+    seen = []
+    right = ppo._rows
+    monkeypatch.setattr(
+        ppo, "_rows", lambda experience, index: (seen.append(index.tolist()), right(experience, index))[1]
+    )
+    run(learner_for(config), config, has_a, 2)
+    passes = [[row for part in seen[start : start + 4] for row in part] for start in range(0, len(seen), 4)]
+    assert len(passes) == 4 and all(sorted(order) == list(range(64)) for order in passes)
+    assert len({tuple(order) for order in passes}) == 4
+    assert all(len(index) == 16 for index in seen)
