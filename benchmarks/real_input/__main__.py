@@ -17,7 +17,7 @@ from inverse_alignment.config import PipelineConfig, merge, read_yaml, validate
 from inverse_alignment.core.errors import UserError
 
 HERE = Path(__file__).parent
-ALPACA_ROWS = 6000
+ALPACA_ROWS = 4000
 
 
 def main() -> int:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+WORDS = r"\w+|[!?.,]"  # punctuation is style, and style is what tells source policies apart
+
 
 class LexicalEncoder:
     """Words, word pairs and character 3-grams hashed into d signed buckets; counts damped by the square root.
@@ -19,7 +21,7 @@ class LexicalEncoder:
 
         half = dimensions // 2
         common = {"norm": None, "alternate_sign": True, "lowercase": True}
-        self._words = HashingVectorizer(n_features=dimensions - half, ngram_range=(1, 2), token_pattern=r"\w+|[!?.,]", **common)
+        self._words = HashingVectorizer(n_features=dimensions - half, ngram_range=(1, 2), token_pattern=WORDS, **common)
         self._letters = HashingVectorizer(n_features=half, analyzer="char_wb", ngram_range=(3, 3), **common)
         self._dimensions = dimensions
 

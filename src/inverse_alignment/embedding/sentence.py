@@ -26,9 +26,7 @@ class SentenceTransformerEncoder:
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """See `Embed.__call__`."""
-        vectors = self._model.encode(
-            list(texts), batch_size=self._rows, convert_to_numpy=True, show_progress_bar=False
-        )
+        vectors = self._model.encode(list(texts), batch_size=self._rows, convert_to_numpy=True, show_progress_bar=False)
         empty = np.array([not text.strip() for text in texts], dtype=bool)
         vectors = np.asarray(vectors, dtype=np.float64).reshape(len(texts), -1)
         vectors[empty] = 0.0

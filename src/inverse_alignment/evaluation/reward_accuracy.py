@@ -1,4 +1,4 @@
-"""How often a reward model ranks a pair as its label says: offline, per source policy, and on the policy's own answers."""
+"""How often a reward model ranks a pair as labelled: offline, per source policy, on the policy's own answers."""
 
 from __future__ import annotations
 

@@ -112,7 +112,8 @@ def roll_out(
         batch = batch_of(answers, tokenizer.pad_token_id, policy.device)
         view = compare_with_reference(policy, reference, batch, sampling.temperature)
         columns = [
-            masked_sum(values, batch.response_mask, -1).tolist() for values in (view.log_probs, view.ref_log_probs, view.kl)
+            masked_sum(values, batch.response_mask, -1).tolist()
+            for values in (view.log_probs, view.ref_log_probs, view.kl)
         ]
         rollouts += [
             Rollout(

@@ -54,7 +54,11 @@ def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
 
     state = optimizer.state_dict()["state"]
     save_file(
-        {f"{index}.{name}": torch.as_tensor(value).contiguous() for index, slots in state.items() for name, value in slots.items()},
+        {
+            f"{index}.{name}": torch.as_tensor(value).contiguous()
+            for index, slots in state.items()
+            for name, value in slots.items()
+        },
         str(path),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -15,6 +15,7 @@ from inverse_alignment.models.specs import InitialisedModel
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+M = TypeVar("M", bound=torch.nn.Module)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -27,6 +28,12 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("no GPU is visible to torch", where="runtime.device", fix="set runtime.device=auto or cpu")
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name if name != "auto" else "cpu")
+
+
+def place(model: M, device: torch.device | str) -> M:
+    """The model on a device. `model.to(device)` hides its type behind a wrapper of transformers."""
+    torch.nn.Module.to(model, device)
+    return model
 
 
 def new_policy(spec: InitialisedModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:

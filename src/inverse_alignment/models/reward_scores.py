@@ -14,7 +14,7 @@ import torch
 from inverse_alignment.core.batches import pad_right
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.records import Prompt
-from inverse_alignment.models.loading import load_reward_model
+from inverse_alignment.models.loading import load_reward_model, place
 from inverse_alignment.text.render import encode_full
 from inverse_alignment.text.tokenizers import load_tokenizer
 
@@ -60,9 +60,7 @@ class Calibration:
 class RewardScorer:
     """Scores texts with a sequence classifier, in batches of similar length."""
 
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int, rows: int
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int, rows: int) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.max_tokens, self.rows = max_tokens, rows
 
@@ -82,7 +80,9 @@ class RewardScorer:
             scores[chunk] = logits.squeeze(-1).double().cpu().numpy()
         if not np.isfinite(scores).all():
             bad = int(np.flatnonzero(~np.isfinite(scores))[0])
-            raise FloatingPointError(f"the reward model's score is {scores[bad]} for the answer {responses[bad][:80]!r}")
+            raise FloatingPointError(
+                f"the reward model's score is {scores[bad]} for the answer {responses[bad][:80]!r}"
+            )
         return scores
 
 
@@ -100,7 +100,7 @@ class CalibratedReward:
 
 def load_calibrated(folder: Path, device: torch.device, max_tokens: int, rows: int) -> CalibratedReward:
     """A reward artifact's model with its calibration."""
-    scorer = RewardScorer(load_reward_model(folder).to(device), load_tokenizer(folder).tokenizer, max_tokens, rows)
+    scorer = RewardScorer(place(load_reward_model(folder), device), load_tokenizer(folder).tokenizer, max_tokens, rows)
     return CalibratedReward(scorer, Calibration(**json.loads((folder / CALIBRATION).read_text())))
 
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import shutil
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from inverse_alignment.core import checkpoint
 from inverse_alignment.core.metrics import METRICS_EVERY, Report, truncate_metrics
+from inverse_alignment.core.seeding import derive_seed
 
+BATCHES_PER_STRETCH = 16
+"""Batches among which rows are sorted by length: less padding, and still a shuffle."""
 
+R = TypeVar("R")
 C = TypeVar("C", bound=TrainingArguments)
 
 
@@ -52,6 +58,42 @@ def arguments(
         "dataloader_pin_memory": device != "cpu",
         "remove_unused_columns": False,
     }
+
+
+def presented(rows: Sequence[R], lengths: Sequence[int], given: dict[str, Any]) -> tuple[list[R], dict[str, Any]]:
+    """The rows of all epochs in the order in which they are presented, and arguments that present them so.
+
+    Every epoch is a new shuffle; within stretches of it rows of like length share a batch, since a row is padded to
+    the longest of its batch. The order depends on the seed alone, so a resumed training only has to skip.
+
+    Args:
+        lengths: tokens of each row.
+        given: from `arguments`; its epochs become rows, its sampling sequential.
+    """
+    batch, wanted = given["per_device_train_batch_size"], round(len(rows) * given["num_train_epochs"])
+    order: list[int] = []
+    epoch = 0
+    while len(order) < wanted:
+        order += _bucketed(lengths, batch, derive_seed("row order", given["seed"], epoch))
+        epoch += 1
+    given = {**given, "num_train_epochs": 1, "train_sampling_strategy": "sequential"}
+    return [rows[i] for i in order[:wanted]], given
+
+
+def _bucketed(lengths: Sequence[int], batch: int, seed: int) -> list[int]:
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    shuffled = generator.permutation(len(lengths))
+    stretch = batch * BATCHES_PER_STRETCH
+    batches: list[np.ndarray] = []
+    for start in range(0, len(shuffled), stretch):
+        part = shuffled[start : start + stretch]
+        part = part[np.argsort([lengths[i] for i in part], kind="stable")]
+        batches += [part[i : i + batch] for i in range(0, len(part), batch)]
+    full = [rows for rows in batches if len(rows) == batch]
+    rest = [rows for rows in batches if len(rows) < batch]  # at the end, so that all batches before it stay whole
+    return [int(i) for place in generator.permutation(len(full)) for i in full[place]] + [
+        int(i) for rows in rest for i in rows
+    ]
 
 
 def configure(kind: type[C], given: dict[str, Any]) -> C:
@@ -98,7 +140,9 @@ class Reporting(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Pass losses on; the trainer's own timings stay out, since metrics must not depend on the machine."""
-        kept = {name: float(logs[name]) for name in ("loss", "grad_norm", "learning_rate") if logs and name in logs}
+        kept: dict[str, float] = {
+            name: float(logs[name]) for name in ("loss", "grad_norm", "learning_rate") if logs and name in logs
+        }
         if "loss" in kept:
             if kept["loss"] != kept["loss"] or abs(kept["loss"]) == float("inf"):
                 raise FloatingPointError(f"the loss is {kept['loss']} at step {state.global_step}")

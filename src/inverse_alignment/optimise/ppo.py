@@ -137,9 +137,7 @@ def iteration(
     )
     estimate = generalised_advantages(rewards, values, mask, config.gamma, config.lam)
     require_finite(estimate.advantages[mask], "advantage", learner.step)
-    experience = Experience(
-        batch, view.log_probs, values, masked_whiten(estimate.advantages, mask), estimate.returns
-    )
+    experience = Experience(batch, view.log_probs, values, masked_whiten(estimate.advantages, mask), estimate.returns)
 
     # update
     updates = update(learner, experience, config, seed)
@@ -242,7 +240,11 @@ def _update_value(learner: Learner, part: Experience, config: PpoConfig) -> dict
     values = learner.value(part.batch)
     result = value_loss(values, part.values, part.returns, part.batch.response_mask, config.value_clip)
     norm = _step(learner.value, learner.value_optimizer, result.loss, config.max_grad_norm, learner.step)
-    return {"value_loss": float(result.loss.detach()), "value_clipped_share": float(result.clipped.detach()), "value_grad_norm": norm}
+    return {
+        "value_loss": float(result.loss.detach()),
+        "value_clipped_share": float(result.clipped.detach()),
+        "value_grad_norm": norm,
+    }
 
 
 def _step(
@@ -250,7 +252,7 @@ def _step(
 ) -> float:
     require_finite(loss, "loss", step)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     require_finite(norm, "gradient", step)
     optimizer.step()

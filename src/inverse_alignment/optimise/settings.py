@@ -38,15 +38,21 @@ class PpoConfig(Section):
         FixedKl(), description="how the KL to the SFT policy is priced"
     )
     clip: float = Field(0.2, gt=0, lt=1, description="ε of the clipped surrogate")
-    value_clip: float = Field(0.2, gt=0, description="how far a value may move per iteration before its loss is clipped")
+    value_clip: float = Field(
+        0.2, gt=0, description="how far a value may move per iteration before its loss is clipped"
+    )
     gamma: float = Field(1.0, gt=0, le=1, description="discount per token")
     lam: float = Field(0.95, ge=0, le=1, description="λ of generalised advantage estimation")
-    temperature: float = Field(1.0, gt=0, description="sampling temperature; log-probabilities are of the same distribution")
+    temperature: float = Field(
+        1.0, gt=0, description="sampling temperature; log-probabilities are of the same distribution"
+    )
     max_new_tokens: int = Field(64, ge=1, description="longest answer in policy tokens")
     missing_eos_penalty: float = Field(1.0, ge=0, description="subtracted from the score of an answer that did not end")
     score_clip: float = Field(5.0, gt=0, description="bound on the standardised score, standard deviations")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient norm is clipped to this, policy and value apart")
     value_warmup_steps: int = Field(
-        3, ge=0, description="iterations that update only the value model, at the start and after the reward model changed"
+        3,
+        ge=0,
+        description="iterations that update only the value model, at the start and after the reward model changed",
     )
     samples_every: int = Field(4, ge=1, description="iterations between two batches of answers kept for the report")

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from inverse_alignment.core.metrics import Report
 from inverse_alignment.core.records import Prompt
-from inverse_alignment.models.trl_training import configure, train
+from inverse_alignment.models.trl_training import configure, presented, train
 from inverse_alignment.text.render import encode_full, encode_prompt, prompt_budget
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def fine_tune(
     """
     from trl import SFTConfig, SFTTrainer
 
+    rows, arguments = presented(rows, [len(row["input_ids"]) for row in rows], arguments)
     trainer = SFTTrainer(
         model=model,
         args=configure(SFTConfig, arguments),

@@ -16,7 +16,7 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 from inverse_alignment.core.metrics import Report
 from inverse_alignment.core.records import Comparison
 from inverse_alignment.maths.pairwise import bradley_terry_loss
-from inverse_alignment.models.trl_training import configure, train
+from inverse_alignment.models.trl_training import configure, presented, train
 from inverse_alignment.text.render import encode_full
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ def fit(
         arguments: from `models.trl_training.arguments`.
         partial: where checkpoints live; training goes on from the newest whole one.
     """
+    lengths = [max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
+    rows, arguments = presented(rows, lengths, arguments)
     trainer = WeightedRewardTrainer(
         pair_loss=pair_loss,
         model=model,

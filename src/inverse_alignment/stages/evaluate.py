@@ -60,7 +60,11 @@ def build(inputs: Mapping[str, Path], config: EvaluateStage, context: StageConte
     fresh = _fresh_rollouts([pair.prompt for pair in test], inputs, config, context)
     measured = {**_of_policy(fresh, reward, gold, context.seed), **_offline(test, reward.scorer)}
     if "rollouts" in inputs:
-        before = load_calibrated(inputs["reward_before"], device, config.reward_context, rows) if "reward_before" in inputs else None
+        before = (
+            load_calibrated(inputs["reward_before"], device, config.reward_context, rows)
+            if "reward_before" in inputs
+            else None
+        )
         measured |= _of_refresh(inputs["rollouts"], reward, before, gold)
     else:
         measured |= {"on_policy_accuracy_before": None, "on_policy_accuracy_after": None}
@@ -81,21 +85,19 @@ def _gold(config: EvaluationConfig) -> Any:
 
 def _fresh_rollouts(prompts: Any, inputs: Mapping[str, Path], config: EvaluateStage, context: StageContext) -> Any:
     from inverse_alignment.generation.answers import Sampling, choose_prompts, roll_out
-    from inverse_alignment.models.loading import load_policy, pick_device
+    from inverse_alignment.models.loading import load_policy, pick_device, place
     from inverse_alignment.text.tokenizers import load_tokenizer
 
     device = pick_device(context.runtime.device)
     evaluation = config.evaluation
     return roll_out(
-        load_policy(inputs["policy"]).to(device).eval(),
-        load_policy(inputs["reference"]).to(device).eval(),
+        place(load_policy(inputs["policy"]), device).eval(),
+        place(load_policy(inputs["reference"]), device).eval(),
         load_tokenizer(inputs["policy"]).tokenizer,
         choose_prompts(prompts, evaluation.prompts, context.seed),
         evaluation.samples,
         context.seed,
-        Sampling(
-            evaluation.max_new_tokens, evaluation.temperature, config.context, context.runtime.generation_rows
-        ),
+        Sampling(evaluation.max_new_tokens, evaluation.temperature, config.context, context.runtime.generation_rows),
         context.report.progress,
     )
 
@@ -201,6 +203,9 @@ def _write_curve(samples: Path, path: Path, gold: Any) -> None:
     with path.open("w", encoding="utf-8") as file:
         for step, rows in sorted(by_step.items()):
             truths = [] if gold is None else [gold(Prompt.model_validate(r["prompt"]), r["response"]) for r in rows]
-            point = {"rm_score": float(np.mean([r["rm_score"] for r in rows])), "kl": float(np.mean([r["kl"] for r in rows]))}
+            point = {
+                "rm_score": float(np.mean([r["rm_score"] for r in rows])),
+                "kl": float(np.mean([r["kl"] for r in rows])),
+            }
             point_gold = float(np.mean(truths)) if truths else None
             file.write(json.dumps({"step": step, "gold": point_gold, **point}, sort_keys=True) + "\n")

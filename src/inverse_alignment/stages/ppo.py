@@ -30,7 +30,7 @@ def build(inputs: Mapping[str, Path], config: PpoStage, context: StageContext) -
 
     from inverse_alignment.core import checkpoint
     from inverse_alignment.core.metrics import read_metrics, truncate_metrics
-    from inverse_alignment.models.loading import load_policy, save_model
+    from inverse_alignment.models.loading import load_policy, place, save_model
     from inverse_alignment.optimise.ppo import save_learner
     from inverse_alignment.text.tokenizers import load_tokenizer
 
@@ -41,7 +41,7 @@ def build(inputs: Mapping[str, Path], config: PpoStage, context: StageContext) -
     truncate_metrics(context.partial / "metrics.jsonl", learner.step)
     truncate_metrics(context.partial / "samples.jsonl", learner.step)
     _run(learner, tokenizer, first, reward_digest, inputs, config, context)
-    save_model(learner.policy.to("cpu"), tokenizer, context.out / "policy")
+    save_model(place(learner.policy, "cpu"), tokenizer, context.out / "policy")
     save_learner(learner, context.out / "state", reward_digest)
     # a copy: killed before the artifact appears, the rows are still beside the checkpoint they belong to
     shutil.copyfile(context.partial / "samples.jsonl", context.out / "samples.jsonl")
@@ -56,11 +56,11 @@ def _learner(
     import json
 
     from inverse_alignment.core.artifact import external
-    from inverse_alignment.models.loading import load_policy, pick_device
+    from inverse_alignment.models.loading import load_policy, pick_device, place
     from inverse_alignment.optimise.ppo import load_learner, new_learner
 
     device = pick_device(context.runtime.device)
-    learner = new_learner(policy.to(device), load_policy(inputs["reference"]).to(device), config.ppo)
+    learner = new_learner(place(policy, device), place(load_policy(inputs["reference"]), device), config.ppo)
     reward_digest = external("reward", inputs["reward"]).digest
     first = 0
     if "state" in inputs:

@@ -63,19 +63,22 @@ def build(inputs: Mapping[str, Path], config: RefreshStage, context: StageContex
     import json
     import shutil
 
-    from inverse_alignment.models.loading import load_reward_model, pick_device, save_model
+    from inverse_alignment.models.loading import load_reward_model, pick_device, place, save_model
     from inverse_alignment.models.reward_scores import RewardScorer, load_calibrated, save_calibration
     from inverse_alignment.text.tokenizers import load_tokenizer
 
     device, rows = pick_device(context.runtime.device), context.runtime.scoring_rows
     incumbent = load_calibrated(inputs["reward"], device, config.context, rows)
     tokenizer = load_tokenizer(inputs["reward"]).tokenizer
-    model = load_reward_model(inputs["reward"]).to(device)
+    model = place(load_reward_model(inputs["reward"]), device)
     trained = _train(model, tokenizer, inputs, config, context)
     challenger = _calibrate(RewardScorer(model, tokenizer, config.context, rows), inputs)
-    verdict = {**_judge(incumbent, challenger, inputs, config.refresh, context), "pairs_seen": config.refresh.pairs_seen}
+    verdict = {
+        **_judge(incumbent, challenger, inputs, config.refresh, context),
+        "pairs_seen": config.refresh.pairs_seen,
+    }
     if verdict["accepted"]:
-        save_model(model.to("cpu"), tokenizer, context.out / "model")
+        save_model(place(model, "cpu"), tokenizer, context.out / "model")
         save_calibration(challenger.calibration, context.out / "model")
     else:
         shutil.copytree(inputs["reward"], context.out / "model")
@@ -157,7 +160,9 @@ def _judge(
     }
     known = {name: None if math.isnan(value) else value for name, value in variances.items()}
     pairs = _gate_pairs(rollouts, inputs, config.gate, context)
-    confidence, resamples = (config.gate.confidence, config.gate.resamples) if isinstance(config.gate, GateOn) else (0.5, 100)
+    confidence, resamples = (
+        (config.gate.confidence, config.gate.resamples) if isinstance(config.gate, GateOn) else (0.5, 100)
+    )
     held_out = read_split(inputs["preferences"], "validation")
     raw = [score_pairs(reward.scorer, pairs) for reward in (incumbent, challenger)]
     scales = [_best_scale(reward.scorer, held_out) for reward in (incumbent, challenger)]

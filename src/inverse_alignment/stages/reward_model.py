@@ -24,7 +24,9 @@ class TrainReward(Section):
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="assumed probability that a label is wrong")
     centring: float = Field(0.01, ge=0, description="weight of the penalty on the squared sum of a pair's scores")
     use_margins: bool = Field(False, description="subtract the data's preference strength from the score gap")
-    start: Literal["sft", "base"] = Field("sft", description="whose trunk the model starts from, if the tokenizers are equal")
+    start: Literal["sft", "base"] = Field(
+        "sft", description="whose trunk the model starts from, if the tokenizers are equal"
+    )
 
 
 class CheckpointReward(Section):
@@ -48,7 +50,7 @@ def build(inputs: Mapping[str, Path], config: RewardStage, context: StageContext
     from inverse_alignment.core.records import Rollout, read_jsonl
     from inverse_alignment.data.aggregate import read_split
     from inverse_alignment.evaluation.reward_accuracy import longer_wins, score_pairs
-    from inverse_alignment.models.loading import save_model
+    from inverse_alignment.models.loading import place, save_model
     from inverse_alignment.models.reward_scores import Calibration, RewardScorer, save_calibration
 
     model, tokenizer = _start(inputs, config, context)
@@ -60,7 +62,7 @@ def build(inputs: Mapping[str, Path], config: RewardStage, context: StageContext
     calibration = Calibration.of(scorer([r.prompt for r in sample], [r.response for r in sample]))
     held_out = read_split(inputs["preferences"], "validation")
     correct = score_pairs(scorer, held_out).correct()
-    save_model(model.to("cpu"), tokenizer, context.out / "model")
+    save_model(place(model, "cpu"), tokenizer, context.out / "model")
     save_calibration(calibration, context.out / "model")
     return {
         **metrics,
@@ -76,6 +78,7 @@ def _start(inputs: Mapping[str, Path], config: RewardStage, context: StageContex
         load_reward_model,
         new_reward_model,
         pick_device,
+        place,
         reward_model_from_trunk,
     )
     from inverse_alignment.models.specs import InitialisedModel
@@ -92,7 +95,7 @@ def _start(inputs: Mapping[str, Path], config: RewardStage, context: StageContex
     else:
         model = reward_model_from_trunk(inputs["reward_model"], context.seed, spec.dtype)
     model.config.pad_token_id = tokenizer.pad_token_id
-    return model.to(pick_device(context.runtime.device)), tokenizer
+    return place(model, pick_device(context.runtime.device)), tokenizer
 
 
 def _train(

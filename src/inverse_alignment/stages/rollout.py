@@ -35,12 +35,12 @@ def build(inputs: Mapping[str, Path], config: RolloutStage, context: StageContex
     from inverse_alignment.core.records import write_jsonl
     from inverse_alignment.data.aggregate import read_split
     from inverse_alignment.generation.answers import Sampling, choose_prompts, roll_out
-    from inverse_alignment.models.loading import load_policy, pick_device
+    from inverse_alignment.models.loading import load_policy, pick_device, place
     from inverse_alignment.text.tokenizers import load_tokenizer
 
     device = pick_device(context.runtime.device)
-    policy = load_policy(inputs["policy"]).to(device).eval()
-    reference = load_policy(inputs["reference"]).to(device).eval()
+    policy = place(load_policy(inputs["policy"]), device).eval()
+    reference = place(load_policy(inputs["reference"]), device).eval()
     rollout = config.rollout
     prompts = [pair.prompt for pair in read_split(inputs["preferences"], rollout.split)]
     rollouts = roll_out(

@@ -75,7 +75,10 @@ class SimilaritySelection(Section):
     )
     keep: Annotated[TopK | Threshold, Field(discriminator="type")] = Field(TopK(), description="how many pairs to keep")
     max_pair_similarity: float = Field(
-        0.95, ge=-1, le=1, description="pairs whose two answers are more alike than this carry no signal and are left out"
+        0.95,
+        ge=-1,
+        le=1,
+        description="pairs whose two answers are more alike than this carry no signal and are left out",
     )
     encoder: EncoderConfig = Field(LexicalEncoder(), description="what turns an answer into a vector")
 

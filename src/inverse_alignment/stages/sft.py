@@ -47,7 +47,7 @@ class SftStage(Section):
 
 def build(inputs: Mapping[str, Path], config: SftStage, context: StageContext) -> dict[str, Any]:
     """Write `policy/`: a folder that plain transformers loads."""
-    from inverse_alignment.models.loading import load_policy, new_policy, pick_device, save_model
+    from inverse_alignment.models.loading import load_policy, new_policy, pick_device, place, save_model
     from inverse_alignment.models.specs import InitialisedModel
     from inverse_alignment.text.tokenizers import load_tokenizer
 
@@ -60,8 +60,8 @@ def build(inputs: Mapping[str, Path], config: SftStage, context: StageContext) -
     device = pick_device(context.runtime.device)
     metrics: dict[str, Any] = {}
     if isinstance(config.sft, TrainSft):
-        metrics = _train(model.to(device), tokenizer, inputs["preferences"], config.sft, spec.context, context)
-    save_model(model.to("cpu"), tokenizer, context.out / "policy")
+        metrics = _train(place(model, device), tokenizer, inputs["preferences"], config.sft, spec.context, context)
+    save_model(place(model, "cpu"), tokenizer, context.out / "policy")
     return {**metrics, "parameters": model.num_parameters()}
 
 

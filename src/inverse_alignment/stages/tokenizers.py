@@ -41,7 +41,9 @@ def build(inputs: Mapping[str, Path], config: TokenizersConfig, context: StageCo
         tokenizer.save_pretrained(context.out / role)
         sizes[role] = len(tokenizer)
         context.report.progress(done, 2, "tokenizers")
-    return {"policy_vocabulary": sizes["policy"], "reward_vocabulary": sizes["reward"]} | ({"notes": notes} if notes else {})
+    return {"policy_vocabulary": sizes["policy"], "reward_vocabulary": sizes["reward"]} | (
+        {"notes": notes} if notes else {}
+    )
 
 
 def _texts(sources: tuple[SourceConfig, ...], inputs: Mapping[str, Path]) -> Iterator[str]:

@@ -11,7 +11,13 @@ from inverse_alignment.maths.bootstrap import mean_interval
 from inverse_alignment.maths.credit import final_positions, terminal_rewards
 from inverse_alignment.maths.grouping import group_means, within_group_variance
 from inverse_alignment.maths.kl import exact_kl, k1, k2, k3, next_kl_coefficient
-from inverse_alignment.maths.pairwise import accuracy, best_scale, bradley_terry_loss, paired_gain, preference_log_likelihood
+from inverse_alignment.maths.pairwise import (
+    accuracy,
+    best_scale,
+    bradley_terry_loss,
+    paired_gain,
+    preference_log_likelihood,
+)
 from inverse_alignment.maths.surrogate import policy_loss, token_entropy, value_loss
 
 ON = torch.ones(1, 1, dtype=torch.bool)

@@ -13,7 +13,9 @@ TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 def masked_values(draw):
     rows, columns = draw(st.integers(1, 4)), draw(st.integers(2, 6))
     numbers = st.floats(-10, 10, width=32)
-    values = torch.tensor(draw(st.lists(st.lists(numbers, min_size=columns, max_size=columns), min_size=rows, max_size=rows)))
+    values = torch.tensor(
+        draw(st.lists(st.lists(numbers, min_size=columns, max_size=columns), min_size=rows, max_size=rows))
+    )
     bits = draw(st.lists(st.lists(st.booleans(), min_size=columns, max_size=columns), min_size=rows, max_size=rows))
     mask = torch.tensor(bits)
     mask[0, :2] = True
