@@ -106,6 +106,13 @@ class PipelineConfig(Section):
     )
 
     @model_validator(mode="after")
+    def _every_split_is_used(self) -> PipelineConfig:
+        for split, share in self.data.aggregate.shares:
+            if not share > 0:
+                raise ValueError(f"data.aggregate.shares.{split} is {share:g}, but every run uses all four splits")
+        return self
+
+    @model_validator(mode="after")
     def _parts_fit_together(self) -> PipelineConfig:
         """See `load`; a `UserError` passes through pydantic as it is."""
         for section, role in (("sft", "policy"), ("reward", "reward")):

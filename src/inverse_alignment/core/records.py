@@ -109,7 +109,7 @@ class Rollout(Record):
     sample: int = Field(ge=0, description="index among the samples of this prompt")
     log_prob: float = Field(description="sum over response tokens of log pi(y_t | x, y_<t), nats")
     ref_log_prob: float = Field(description="the same under the frozen SFT policy, nats")
-    kl_estimate: float = Field(description="k3 estimate of KL(pi || SFT) summed over the response, nats")
+    kl_estimate: float = Field(description="exact KL(pi || SFT) at each state the answer visited, summed, nats")
     tokens: int = Field(ge=0, description="response length in policy tokens, end token included")
     ended: bool = Field(description="whether the policy ended the answer itself")
 

@@ -26,6 +26,7 @@ from inverse_alignment.report.comparison import (
 )
 
 SHOWN_PROMPTS = 8
+WEIGHTS = ("model", "policy")  # parts whose digest names what was trained: a kept reward model keeps its digest
 REBUILD = "delete this artifact's folder and run again: it is built anew"
 
 M = TypeVar("M", bound=BaseModel)
@@ -101,7 +102,7 @@ def _node(folder: Path) -> Node:
         return Node(
             kind=record["kind"],
             fingerprint=record["fingerprint"],
-            digest=record["digest"],
+            digest=next((record["parts"][part] for part in WEIGHTS if part in record["parts"]), record["digest"]),
             inputs=record["identity"]["inputs"],
         )
     except (KeyError, TypeError, ValidationError) as error:

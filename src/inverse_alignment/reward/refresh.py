@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from inverse_alignment.maths.pairwise import PairGap, paired_gain, preference_log_likelihood
+from inverse_alignment.maths.pairwise import PairGap, best_scale, paired_gain, preference_log_likelihood
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,11 @@ def judge(
 ) -> GateDecision:
     """Accept the challenger if the bootstrap lower bound of its gain in log-likelihood per pair is above zero.
 
+    Each model is judged at the scale at which it explains these pairs best. PPO sees standardised scores, so a reward
+    model's own scale means nothing to it, and a challenger that ranks better must not be refused for having grown more
+    confident. One number is fitted for each of the two, on the same pairs. A model that ranks the pairs the wrong way
+    round gets scale 0, which is what a model that knows nothing gets.
+
     Args:
         incumbent: (chosen, rejected) raw scores, (n,) each.
         challenger: likewise, on the same pairs.
@@ -76,4 +81,6 @@ def pair_accuracy(chosen: np.ndarray, rejected: np.ndarray) -> float:
 
 
 def _log_likelihood(chosen: np.ndarray, rejected: np.ndarray) -> torch.Tensor:
-    return preference_log_likelihood(torch.from_numpy(chosen), torch.from_numpy(rejected))
+    scores = torch.from_numpy(chosen).double(), torch.from_numpy(rejected).double()
+    scale = 0.0 if torch.equal(*scores) else best_scale(*scores)
+    return preference_log_likelihood(scores[0] * scale, scores[1] * scale)

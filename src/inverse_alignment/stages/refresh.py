@@ -146,8 +146,7 @@ def _judge(
 
     from inverse_alignment.core.records import Rollout, read_jsonl
     from inverse_alignment.core.seeding import derive_seed
-    from inverse_alignment.data.aggregate import read_split
-    from inverse_alignment.evaluation.reward_accuracy import PairScores, score_pairs
+    from inverse_alignment.evaluation.reward_accuracy import score_pairs
     from inverse_alignment.maths.grouping import within_group_variance
     from inverse_alignment.reward.refresh import judge
 
@@ -163,39 +162,24 @@ def _judge(
     confidence, resamples = (
         (config.gate.confidence, config.gate.resamples) if isinstance(config.gate, GateOn) else (0.5, 100)
     )
-    held_out = read_split(inputs["preferences"], "validation")
-    raw = [score_pairs(reward.scorer, pairs) for reward in (incumbent, challenger)]
-    scales = [_best_scale(reward.scorer, held_out) for reward in (incumbent, challenger)]
-    scaled = [PairScores(s.chosen * scale, s.rejected * scale) for s, scale in zip(raw, scales, strict=True)]
-    decision = judge(scaled[0], scaled[1], confidence, resamples, derive_seed("gate", context.seed))
-    # At scale 0 a model that ranks pairs the wrong way round would pass for one that only knows nothing.
-    better = decision.accepted and scales[1] > 0
+    decision = judge(
+        score_pairs(incumbent.scorer, pairs),
+        score_pairs(challenger.scorer, pairs),
+        confidence,
+        resamples,
+        derive_seed("gate", context.seed),
+    )
     return {
         "gate": config.gate.type,
-        "accepted": better or isinstance(config.gate, GateOff),
+        "accepted": decision.accepted or isinstance(config.gate, GateOff),
         "gain": decision.gap.mean,
         "low": decision.gap.low,
         "detectable": decision.gap.detectable,
         "pairs": decision.gap.pairs,
-        "incumbent_accuracy": float(raw[0].correct().mean()),
-        "challenger_accuracy": float(raw[1].correct().mean()),
+        "incumbent_accuracy": decision.incumbent_accuracy,
+        "challenger_accuracy": decision.challenger_accuracy,
         **known,
     }
-
-
-def _best_scale(scorer: Any, held_out: Any) -> float:
-    """The scale at which a model explains the validation split best; 0 where it ranks it the wrong way round.
-
-    PPO sees standardised scores, so the scale of a reward model means nothing to it. Without this a refreshed model
-    that ranks better but has grown more confident would be refused for its confidence.
-    """
-    import torch
-
-    from inverse_alignment.evaluation.reward_accuracy import score_pairs
-    from inverse_alignment.maths.pairwise import best_scale
-
-    fitted = score_pairs(scorer, held_out)
-    return best_scale(torch.from_numpy(fitted.chosen), torch.from_numpy(fitted.rejected))
 
 
 def _gate_pairs(rollouts: Any, inputs: Mapping[str, Path], gate: Any, context: StageContext) -> Any:

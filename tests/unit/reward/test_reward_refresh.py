@@ -45,16 +45,22 @@ def pairs(gap, noise, count=200, seed=0):
     return np.full(count, gap) + noise * generator.normal(size=count), np.zeros(count)
 
 
+def right(share, gap=1.0, count=200):
+    """Scores that rank a share of the pairs as labelled, all with the same gap."""
+    signs = np.where(np.arange(count) < share * count, 1.0, -1.0)
+    return gap * signs, np.zeros(count)
+
+
 def test_a_clearly_better_challenger_is_accepted_and_a_worse_one_is_not():
-    champion, better, worse = pairs(0.5, 0.3), pairs(1.5, 0.3, seed=1), pairs(-0.5, 0.3, seed=2)
+    champion, better, worse = right(0.6), right(0.9), right(0.3)
     decision = judge(champion, better, 0.95, 500, seed=0)
-    # log σ(1.5) - log σ(0.5) = -0.2014 + 0.4741 = 0.2727 without noise
-    assert decision.accepted and decision.gap.mean == pytest.approx(0.2727, abs=0.02)
+    # At the best scale σ(b) is the share p: p log p + (1-p) log(1-p) is -0.325083 at 0.9 and -0.673012 at 0.6
+    assert decision.accepted and decision.gap.mean == pytest.approx(0.347929, abs=1e-5)
     assert 0 < decision.gap.low < decision.gap.mean and decision.gap.pairs == 200
-    assert 0 < decision.gap.detectable < 0.05
+    assert (decision.incumbent_accuracy, decision.challenger_accuracy) == (0.6, 0.9)
     refused = judge(champion, worse, 0.95, 500, seed=0)
-    assert not refused.accepted and refused.gap.mean < 0
-    assert refused.challenger_accuracy < 0.1 < 0.9 < refused.incumbent_accuracy
+    # the wrong way round more often than not: scale 0, log ½ a pair
+    assert not refused.accepted and refused.gap.mean == pytest.approx(0.673012 - 0.693147, abs=1e-5)
 
 
 def test_an_equal_challenger_is_refused():
@@ -75,11 +81,29 @@ def test_more_pairs_detect_less():
     assert many == pytest.approx(few / 4, rel=0.3)
 
 
-def test_ranking_accuracy_alone_does_not_decide():
-    # Every pair ranked right by both, the challenger more sure of it: its likelihood is higher.
-    decision = judge(pairs(0.5, 0.0), pairs(2.0, 0.0), 0.9, 200, 0)
-    assert decision.accepted and decision.incumbent_accuracy == decision.challenger_accuracy == 1.0
+def test_being_surer_of_the_same_ranking_is_no_reason_to_replace():
+    decision = judge(right(0.8, gap=0.5), right(0.8, gap=4.0), 0.5, 200, 0)
+    assert not decision.accepted and decision.gap.mean == pytest.approx(0.0, abs=1e-9)
 
 
 def test_pair_accuracy_counts_a_tie_as_half():
     assert pair_accuracy(np.array([1.0, 0.0, 2.0, 1.0]), np.array([0.0, 1.0, 2.0, 0.5])) == 0.625
+
+
+def test_the_gate_knows_no_scale():
+    champion, challenger = pairs(0.5, 1.0, 300), pairs(1.0, 1.0, 300, 1)
+    plain = judge(champion, challenger, 0.9, 300, 0)
+    loud = judge(champion, [scores * 50 for scores in challenger], 0.9, 300, 0)
+    assert plain.accepted and loud.accepted
+    assert loud.gap.mean == pytest.approx(plain.gap.mean, abs=1e-6)
+
+
+def test_no_incumbent_is_so_bad_that_a_reversed_or_an_empty_challenger_replaces_it():
+    good = pairs(1.0, 1.0, 200)
+    reversed_ = [good[1], good[0]]
+    empty = [np.zeros(200), np.zeros(200)]
+    sure_and_wrong = [scores * 1000 for scores in pairs(0.05, 1.0, 200, 2)]
+    for incumbent in (sure_and_wrong, reversed_, empty):
+        assert not judge(incumbent, reversed_, 0.5, 300, 0).accepted
+        assert not judge(incumbent, empty, 0.5, 300, 0).accepted
+        assert judge(incumbent, good, 0.9, 300, 0).accepted
