@@ -1,0 +1,262 @@
+"""The documentation says what is so: every emitted metric is defined, and what pages name exists."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+import yaml
+
+from flows.cli import app
+from flows.keys import keys
+from inverse_alignment.config import PipelineConfig, load
+from inverse_alignment.report.comparison import load as read_comparison
+from inverse_alignment.report.summary import summarise
+from tests.stages import chain as stages
+from tests.stages.test_compare import run as compare
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/**/*.md"))
+TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+SUFFIXES = {"dvc", "html", "json", "jsonl", "lock", "md", "py", "toml", "txt", "yaml", "safetensors", "gz", "parquet"}
+OPTIONAL = {"notes"}  # emitted only where a checkpoint lacks something
+CHILD = {"datasets", "policies", "annotators"}
+
+
+def fences(text: str, *languages: str) -> Iterator[str]:
+    """The fenced blocks of these languages."""
+    yield from (body for language, body in FENCE.findall(text) if language in languages)
+
+
+def spans(text: str) -> list[str]:
+    """What stands in backticks, outside fenced blocks."""
+    return SPAN.findall(FENCE.sub("", text))
+
+
+# ------------------------------------------------------------------------------------------------- metrics
+
+
+def defined() -> dict[str, set[str]]:
+    """The names in the first column of each section of metrics.md, by heading."""
+    sections = re.split(r"^## ", TEXTS["docs/metrics.md"], flags=re.MULTILINE)[1:]
+    return {s.splitlines()[0]: set(re.findall(r"^\| `([^`]+)` \|", s, re.MULTILINE)) for s in sections}
+
+
+def names_of(path: Path) -> set[str]:
+    """The field names in a JSON or JSONL file."""
+    text = path.read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else [json.loads(text)]
+    return {name for row in rows for name in row}
+
+
+@pytest.fixture(scope="module")
+def emitted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """What a real round of every stage wrote, under the headings of metrics.md."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        run = stages.whole_round(stages.Chain(tmp_path_factory.mktemp("docs")))
+    finally:
+        torch.set_num_threads(threads)
+    nodes = {
+        "tokenizers": "tokenizers",
+        "preferences": "aggregate",
+        "sft": "sft",
+        "reward": "reward_model",
+        "reference_rollouts": "rollout",
+        "selection": "select",
+        "refreshed": "refresh",
+        "ppo": "ppo",
+        "evaluation": "evaluate",
+    }
+    found = {f"{stage}: headline": set(run.metrics[node]) for node, stage in nodes.items()}
+    for node in ("sft", "reward", "refreshed", "ppo"):
+        found[f"{nodes[node]}: metrics.jsonl"] = names_of(run.partial(node) / "metrics.jsonl")
+    written = [
+        (node, path) for node in nodes for path in run.made[node].glob("*.json*") if path.name != "metrics.jsonl"
+    ]
+    splits = {f"{split}.jsonl" for split in ("train", "validation", "gate", "test")}
+    for node, path in written:
+        if path.name not in splits:
+            found[f"{nodes[node]}: {path.name}"] = names_of(path)
+    found["reward_model: calibration.json"] = names_of(run.made["reward"] / "model" / "calibration.json")
+    statistics = json.loads((run.made["preferences"] / "statistics.json").read_text())
+    for kind in CHILD:
+        found["aggregate: statistics.json"] |= {name for summary in statistics[kind].values() for name in summary}
+    return found
+
+
+def test_every_emitted_metric_is_defined_and_nothing_else_is(emitted: dict[str, set[str]]) -> None:
+    sections = defined()
+    elsewhere = {"compare: headline", "summary.json"}  # below
+    assert set(emitted) == set(sections) - elsewhere
+    for heading, names in emitted.items():
+        assert names - sections[heading] == set(), f"not defined in '{heading}' of docs/metrics.md"
+        assert sections[heading] - names - OPTIONAL == set(), f"defined in '{heading}' of docs/metrics.md, not emitted"
+
+
+def test_the_names_of_comparison_and_summary_are_defined(tmp_path: Path) -> None:
+    out, headline = compare(tmp_path)
+    assert {re.sub(r"^[^.]+", "ARM", name) for name in headline} == defined()["compare: headline"]
+    summary = summarise(read_comparison(out), 1.0, "c" * 64)
+    arms = list(summary["arms"].values())
+    rounds = [round_ for arm in arms for round_ in arm["rounds"]]
+    seeds = [seed for round_ in rounds for seed in round_["per_seed"]]
+    assert {name for part in (summary, *arms, *rounds, *seeds) for name in part} == defined()["summary.json"]
+
+
+def test_a_metric_without_a_definition_is_noticed(emitted: dict[str, set[str]]) -> None:
+    assert "kl" in emitted["ppo: metrics.jsonl"] and "policy_loss" in emitted["ppo: metrics.jsonl"]
+    assert {"gate_pairs", "kl_of_nothing"} - defined()["aggregate: headline"] == {"kl_of_nothing"}
+
+
+# ------------------------------------------------------------------------------------------------- links
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives to headings."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in LINK.findall(FENCE.sub("", TEXTS[page])):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (ROOT / page).parent / name if name else ROOT / page
+        assert path.exists(), f"{page} links to {target}"
+        if anchor:
+            assert anchor in anchors(path.read_text(encoding="utf-8")), f"{page} links to {target}"
+
+
+def test_every_page_can_be_found_from_the_index() -> None:
+    linked = {
+        (ROOT / page).parent.joinpath(target.partition("#")[0]).resolve()
+        for page in ("README.md", "docs/index.md", "docs/decisions/README.md")
+        for target in LINK.findall(TEXTS[page])
+        if not target.startswith("http")
+    }
+    assert {page.resolve() for page in PAGES} - linked == set()
+
+
+# ------------------------------------------------------------------------------------------------- commands
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Every command of ours in spans and shell blocks, as words."""
+    lines = [line.strip() for block in fences(text, "sh") for line in block.splitlines()]
+    for line in [*spans(text), *lines]:
+        if line.startswith("inverse-alignment "):
+            yield shlex.split(line, comments=True)[1:]
+
+
+def verb_of(words: list[str]) -> tuple[typer.core.TyperCommand, list[str]]:
+    """The command that words name, and what follows it."""
+    command, rest = typer.main.get_command(app), words
+    while rest and hasattr(command, "commands"):
+        if rest[0].startswith("-"):
+            break
+        assert rest[0] in command.commands, f"no verb '{' '.join(words)}'"
+        command, rest = command.commands[rest[0]], rest[1:]
+    return command, rest
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_commands_that_are_printed_exist(page: str) -> None:
+    for words in commands(TEXTS[page]):
+        command, rest = verb_of(words)
+        known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        assert {word for word in rest if word.startswith("--")} <= known, words
+        settings = [rest[i + 1] for i, word in enumerate(rest) if word == "--set"]
+        presets = [rest[i + 1] for i, word in enumerate(rest) if word == "--preset"]
+        shipped = [name for name in presets if not name.endswith(".yaml") and name != "NAME"]
+        if "KEY=VALUE" not in settings:
+            load(ROOT / "params.yaml", shipped[0] if shipped else None, settings, root=ROOT)
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_make_targets_exist(page: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    code = [*spans(TEXTS[page]), *(line for block in fences(TEXTS[page], "sh") for line in block.splitlines())]
+    named = {match[1] for text in code if (match := re.match(r"make ([a-z-]+)", text.strip()))}
+    assert named <= targets
+
+
+def test_a_verb_that_does_not_exist_is_noticed() -> None:
+    with pytest.raises(AssertionError, match="no verb"):
+        verb_of(["fly"])
+
+
+# ------------------------------------------------------------------------------------------------- keys
+
+
+def key_paths() -> set[str]:
+    """Every configuration key, without the names of variants."""
+    listed = {re.sub(r"\(\w+\)", "", path) for path, _, _ in keys(PipelineConfig)}
+    typed = {re.sub(r"\(\w+\)\..*", "", path) for path, _, _ in keys(PipelineConfig) if "(" in path}
+    return listed | {f"{path}.type" for path in typed}
+
+
+def is_key(text: str) -> bool:
+    """Whether a span is meant as the path of a key."""
+    parts = text.split(".")
+    return (
+        len(parts) > 1
+        and re.fullmatch(r"[a-z_.]+", text) is not None
+        and parts[0] in PipelineConfig.model_fields
+        and parts[-1] not in SUFFIXES
+    )
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_configuration_keys_exist(page: str) -> None:
+    named = {text for text in spans(TEXTS[page]) if is_key(text)}
+    assert named - key_paths() == set()
+
+
+def test_the_look_at_keys_can_fail() -> None:
+    assert is_key("ppo.kl_coef") and "ppo.kl_coef" not in key_paths()
+    assert "ppo.kl.coefficient" in key_paths() and not is_key("data.dvc")
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_yaml_examples_are_valid_presets(page: str, tmp_path: Path) -> None:
+    for number, block in enumerate(fences(TEXTS[page], "yaml")):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(block, encoding="utf-8")
+        assert isinstance(yaml.safe_load(block), dict)
+        load(ROOT / "params.yaml", str(path), root=ROOT)
+
+
+# ------------------------------------------------------------------------------------------------- files and functions
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_files_and_functions_that_are_named_exist(page: str) -> None:
+    source = ROOT / "src/inverse_alignment"
+    for text in spans(TEXTS[page]):
+        name, _, symbol = text.partition("::")
+        if (
+            not re.fullmatch(r"[\w./-]+\.(py|yaml|jinja)", name)
+            or "/" not in name
+            or name.startswith(("my", "pipeline/"))
+        ):
+            continue
+        if name.rpartition("/")[2].startswith(("NAME", "test_NAME")):
+            continue
+        path = next((root / name for root in (ROOT, source) if (root / name).is_file()), None)
+        assert path is not None, f"{page} names {text}"
+        if symbol:
+            code = path.read_text(encoding="utf-8")
+            assert re.search(rf"^(def|class) {re.escape(symbol)}\b", code, re.MULTILINE), f"{page} names {text}"
