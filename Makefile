@@ -26,11 +26,11 @@ run: setup ## run the main job: three arms on the embedded text world, then a re
 
 .PHONY: test
 test: setup ## the tests (minutes, CPU only)
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 .PHONY: test-all
 test-all: setup ## the tests and the slow checks
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: check
 check: $(STAMP) ## ruff, the type checker and the import rules
@@ -46,7 +46,8 @@ format: $(STAMP) ## put the code into its one format
 
 .PHONY: clean
 clean: ## remove what was derived here: artifacts, reports, local servers' records; keeps .venv and data
-	@rm -rf artifacts reports .prefect mlruns mlflow.db .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@if test -x $(BIN)/inverse-alignment; then $(BIN)/inverse-alignment server stop; fi
+	@rm -rf mlflow.db.lock artifacts reports .prefect mlruns mlflow.db .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 .PHONY: help
 help: ## this list

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from inverse_alignment.core.artifact import Artifact
     from tasks.run_stage import Flow, Plan
 
-USER_ERROR, INTERRUPTED = 2, 130
+DIVERGED, USER_ERROR, INTERRUPTED = 1, 2, 130
 PUBLISHED = Path("data/advice")
 
 
@@ -33,6 +33,9 @@ class Verbs(TyperGroup):
         except UserError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(USER_ERROR) from error
+        except FloatingPointError as error:
+            typer.echo(f"error: training diverged: {error}\n  fix:   lower the learning rate of that stage", err=True)
+            raise typer.Exit(DIVERGED) from error
         except KeyboardInterrupt as interrupt:
             typer.echo("\nstopped; continue with the same command", err=True)
             raise typer.Exit(INTERRUPTED) from interrupt

@@ -9,18 +9,24 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 
-def keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Key path, default and description, in the order of the schema; variants show as `selection(random).k`."""
+def keys(
+    model: type[BaseModel], prefix: str = "", values: BaseModel | None = None
+) -> Iterator[tuple[str, str, str]]:
+    """Key path, default and description, in the order of the schema; variants show as `selection(random).k`.
+
+    Where a section's default differs from that of its class (`values`), its own is shown.
+    """
     for name, field in model.model_fields.items():
         if name in ("type", "format"):
             continue
         path = f"{prefix}{name}"
-        default = field.default
+        default = field.default if values is None else getattr(values, name)
         nested = _sections(field.annotation)
         shown = _short(default)
         yield path, shown, field.description or ""
         for section in nested:
-            yield from keys(section, f"{path}{_variant(section, nested)}.")
+            own = default if isinstance(default, section) else None
+            yield from keys(section, f"{path}{_variant(section, nested)}.", own)
 
 
 def _variant(section: type[BaseModel], among: list[type[BaseModel]]) -> str:

@@ -25,7 +25,7 @@ HEADER = f"""\
 """
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "tokenizers": ("data", "models"),
-    "aggregate": ("data", "models"),
+    "aggregate": ("arms", "data", "models", "selection"),
     "sft": ("sft", "models"),
     "rollout": ("rollout", "models"),
     "reward_model": ("reward", "models"),

@@ -15,7 +15,15 @@ from inverse_alignment.stages.ppo import PpoStage
 from inverse_alignment.stages.refresh import GateOn, RefreshStage
 from inverse_alignment.stages.reward_model import RewardStage, TrainReward
 from inverse_alignment.stages.rollout import RolloutConfig, RolloutStage
-from inverse_alignment.stages.select import EncoderConfig, SelectStage, SentenceEncoder, SimilaritySelection
+from inverse_alignment.stages.select import (
+    EncoderConfig,
+    RandomSelection,
+    SelectionConfig,
+    SelectStage,
+    SentenceEncoder,
+    SimilaritySelection,
+    TopK,
+)
 from inverse_alignment.stages.sft import SftStage
 from inverse_alignment.stages.tokenizers import TokenizersConfig
 from tasks import external
@@ -44,8 +52,17 @@ def aggregate(config: PipelineConfig, tokenizers: Artifact) -> Artifact:
         aggregate=data.aggregate,
         context=models.policy.context,
         reward_context=models.reward.context,
+        least_train_pairs=max(_pairs_asked_for(config.for_arm(arm).selection) for arm in config.arms),
     )
     return run_stage("aggregate", "aggregate", {**_sources(config), "tokenizers": tokenizers}, stage)
+
+
+def _pairs_asked_for(selection: SelectionConfig) -> int:
+    match selection:
+        case RandomSelection(k=k) | SimilaritySelection(keep=TopK(k=k)):
+            return k
+        case _:
+            return 0
 
 
 def sft(config: PipelineConfig, seed: int, preferences: Artifact, tokenizers: Artifact) -> Artifact:

@@ -31,4 +31,6 @@ def _rebuild(what: str, where: str, fix: str) -> UserError:
 def nearest(name: str, valid: list[str]) -> str:
     """A "did you mean" phrase for a misspelt name: the closest valid one, or the list of them."""
     close = get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"valid names: {', '.join(sorted(valid))}"
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"valid names: {', '.join(sorted(valid))}" if valid else "there is nothing of that kind"

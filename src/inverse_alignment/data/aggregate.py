@@ -247,5 +247,5 @@ def _require_splits(comparisons: Sequence[Comparison], shares: SplitShares) -> N
             raise UserError(
                 f"no prompt falls into '{split}' (prompts: {counts})",
                 where=f"data.aggregate.shares.{split}={getattr(shares, split):g}",
-                fix="add data, raise that share, change data.aggregate.seed, or set the share to 0 to do without",
+                fix="add data, raise that share, or change data.aggregate.seed",
             )

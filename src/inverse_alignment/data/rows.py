@@ -146,7 +146,7 @@ def _decoded(line: bytes, path: Path, number: int) -> str:
 
 def _parsed(text: str, path: Path, number: int) -> dict[str, Any]:
     try:
-        values = json.loads(text)
+        values = json.loads(text.rstrip())
     except (ValueError, RecursionError) as error:
         reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise UserError(

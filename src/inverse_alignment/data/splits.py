@@ -19,10 +19,10 @@ HELD_OUT_FIRST: tuple[Split, ...] = ("test", "gate", "validation", "train")
 
 
 class SplitShares(Section):
-    """Expected share of prompts in each split; they sum to 1. A split with share 0 may be empty."""
+    """Expected share of prompts in each split; they sum to 1."""
 
     train: float = Field(0.7, gt=0, le=1, description="trains SFT and reward models; selections draw from it")
-    validation: float = Field(0.1, ge=0, lt=1, description="early stopping and calibration")
+    validation: float = Field(0.1, ge=0, lt=1, description="accuracy of the first reward model, while tuning")
     gate: float = Field(0.1, ge=0, lt=1, description="decides whether a refreshed reward model replaces the old one")
     test: float = Field(0.1, ge=0, lt=1, description="reported at the end, used for nothing else")
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.context import StageContext
+from inverse_alignment.core.errors import UserError
 from inverse_alignment.data.aggregate import AggregateSettings
 from inverse_alignment.data.sources import SourceConfig
 
@@ -21,6 +22,7 @@ class AggregateStage(Section):
     aggregate: AggregateSettings
     context: int = Field(description="most tokens of prompt and answer together, in policy tokens")
     reward_context: int = Field(description="the same in the reward model's tokens")
+    least_train_pairs: int = Field(0, ge=0, description="most pairs that a selection of this run asks for")
 
 
 def build(inputs: Mapping[str, Path], config: AggregateStage, context: StageContext) -> dict[str, Any]:
@@ -44,6 +46,13 @@ def build(inputs: Mapping[str, Path], config: AggregateStage, context: StageCont
         encoders,
         {source.name: inputs[f"source.{source.name}"] for source in config.sources},
     )
+    available = len(preferences.split("train"))
+    if available < config.least_train_pairs:  # now, not after an hour of training
+        raise UserError(
+            f"a selection asks for {config.least_train_pairs} pairs, but only {available} are in the train split",
+            where="the k of a selection, in arms or selection",
+            fix=f"set it to at most {available}, or add preference data",
+        )
     write_preferences(context.out, preferences)
     counts = {split: sum(pair.provenance.split == split for pair in preferences.comparisons) for split in SPLITS}
     return {"pairs": len(preferences.comparisons), **{f"{split}_pairs": count for split, count in counts.items()}}

@@ -18,7 +18,7 @@ class GateOn(Section):
 
     type: Literal["paired"] = "paired"
     confidence: float = Field(
-        0.5, ge=0.5, lt=1, description="one-sided bootstrap confidence that the challenger explains the pairs better"
+        0.8, ge=0.5, lt=1, description="one-sided bootstrap confidence that the challenger explains the pairs better"
     )
     aligned_share: float = Field(
         0.5, gt=0, le=1, description="share of the gate split, nearest to the policy's rollouts, that is judged on"

@@ -259,7 +259,7 @@ def test_duplicates_are_no_loss():
 def test_an_empty_split_is_refused_with_a_way_out():
     with pytest.raises(UserError, match=r"no prompt falls into '\w+' \(prompts: train") as caught:
         pool([pair("one")], AggregateSettings())
-    assert "set the share to 0" in caught.value.fix
+    assert "data.aggregate.seed" in caught.value.fix
 
 
 # files
