@@ -9,9 +9,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 
-def keys(
-    model: type[BaseModel], prefix: str = "", values: BaseModel | None = None
-) -> Iterator[tuple[str, str, str]]:
+def keys(model: type[BaseModel], prefix: str = "", values: BaseModel | None = None) -> Iterator[tuple[str, str, str]]:
     """Key path, default and description, in the order of the schema; variants show as `selection(random).k`.
 
     Where a section's default differs from that of its class (`values`), its own is shown.

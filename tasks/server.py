@@ -97,6 +97,7 @@ class SharedServer:
         self.pinned = pinned
         self.shared = False  # whether the server is the project's own
         self._url: str | None = None
+        self._restarted = False
         self._environment: dict[str, str | None] = {}
 
     def begin(self) -> SharedServer:
@@ -160,8 +161,9 @@ class SharedServer:
             if state is None:
                 return False
             if not _runs(state.pid, state.start):
-                if _port(state.port) == state.port:
-                    return False  # it was not the port
+                if self._restarted and _port(state.port) == state.port:
+                    return False  # twice, and it was not the port
+                self._restarted = True  # once may be a port that a dead server had not let go of yet
                 state = _start(self.project, state)
             self._join(state)
             return True

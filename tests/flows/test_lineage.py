@@ -108,8 +108,8 @@ def go(config: PipelineConfig, store: Path) -> None:
         start = run(SFT)
         run(Node("start-s0", "evaluate", {}, Inner(), 0))
         with lineage.arm("random", 0, config.for_arm("random")):
-            run(ppo("random", 0, start))
             run(ppo("random", 1, start))
+            run(ppo("random", 2, start))
 
 
 def test_a_run_is_a_parent_per_arm_and_a_child_per_stage(tracked: PipelineConfig, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_run_is_a_parent_per_arm_and_a_child_per_stage(tracked: PipelineConfig
     assert runs["sft-s0"].data.tags["mlflow.parentRunId"] == runs["shared-start-s0"].info.run_id
     assert mlflow.active_run() is None
 
-    assert child.data.params["inner.rate"] == "1.0"
+    assert child.data.params["inner.rate"] == "2.0"
     assert child.data.params["inner.names"] == "['a', 'b']"
     assert len(child.data.params["long"]) == 5999
     assert "hub_token" not in child.data.params
@@ -166,7 +166,7 @@ def test_reused_stages_are_listed_and_linked_but_not_run(tracked: PipelineConfig
         run = execute(tmp_path / "store", lineage).run
         start = run(SFT)
         with lineage.arm("similarity", 0, again.for_arm("similarity")):
-            run(ppo("random", 1, start))
+            run(ppo("random", 2, start))
     runs = runs_of(tracked)
     arm = runs["similarity-s0"]
     assert not [run for run in runs.values() if run.data.tags.get("mlflow.parentRunId") == arm.info.run_id]
@@ -226,8 +226,8 @@ def test_a_database_that_is_lost_half_way_does_not_stop_the_run(
         start = run(SFT)
         monkeypatch.setattr(MlflowClient, "create_run", lambda *a, **k: 1 / 0)
         with lineage.arm("none", 0, tracked):
-            run(ppo("none", 0, start))
             run(ppo("none", 1, start))
+            run(ppo("none", 2, start))
     assert [record.name for record in caplog.records].count("tasks.lineage") == 1
 
 
@@ -241,7 +241,7 @@ def test_names_and_values_that_mlflow_takes() -> None:
     shown = dict(params({"a.password": "x", "max_tokens": 3, "uri": "postgresql://me:pw@host/db"}))
     assert shown == {"max_tokens": "3", "uri": "postgresql://***@host/db"}
     policy = Artifact(kind="sft", uri="u", digest="d", parts={"policy": "p"})
-    assert (round_of(SFT), round_of(ppo("r7-x", 2, policy))) == (0, 3)
+    assert (round_of(SFT), round_of(ppo("r7-x", 3, policy))) == (0, 3)
 
 
 def test_importing_it_imports_no_mlflow() -> None:
