@@ -200,6 +200,7 @@ def make(
     out: Annotated[Path, typer.Option("--out", help="folder to write", metavar="DIR")] = PUBLISHED,
     heterogeneity: Annotated[float | None, typer.Option(help="how far annotators disagree, 0 to 1")] = None,
     pairs: Annotated[int | None, typer.Option(help="labelled pairs")] = None,
+    topics: Annotated[int | None, typer.Option(help="topics people ask about")] = None,
     prompts: Annotated[int | None, typer.Option(help="distinct prompts")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of every choice")] = None,
 ) -> None:
@@ -211,9 +212,9 @@ def make(
 
     from inverse_alignment.core.errors import UserError
     from inverse_alignment.world.text import WorldConfig, write_dataset
-    from tasks.dataset import require_published
+    from tasks.dataset import require_published, take_into_cache
 
-    given = {"heterogeneity": heterogeneity, "pairs": pairs, "prompts": prompts, "seed": seed}
+    given = {"heterogeneity": heterogeneity, "pairs": pairs, "topics": topics, "prompts": prompts, "seed": seed}
     changed = {name: value for name, value in given.items() if value is not None}
     published = out.resolve() == PUBLISHED.resolve()
     if changed and published:
@@ -223,10 +224,14 @@ def make(
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(
-            first["msg"], where=f"--{first['loc'][0]}", fix="see inverse-alignment data make --help"
+            first["msg"].removeprefix("Value error, "),
+            where=f"--{first['loc'][0] if first['loc'] else 'prompts'}",
+            fix="see inverse-alignment data make --help",
         ) from error
     write_dataset(out, world)
     verified = published and require_published(Path("data.dvc"))
+    if verified:
+        take_into_cache(Path("data.dvc"))
     typer.echo(f"{out}: {world.pairs} pairs{', as data.dvc records them' if verified else ''}")
 
 
