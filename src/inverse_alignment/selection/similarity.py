@@ -15,6 +15,9 @@ from inverse_alignment.core.protocols import Embed
 from inverse_alignment.selection.selection import Selection, require_at_most
 
 CHUNK = 4096  # pairs multiplied at once: bounds memory, changes nothing
+EMBEDDED = 512  # texts embedded between two words of progress
+
+Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ def pair_similarity(
     rollout_keys: Sequence[str],
     embed: Embed,
     same_prompt: bool,
+    progress: Progress = lambda done, total, unit: None,
 ) -> PairSimilarity:
     """Embed all answers and measure every pair.
 
@@ -80,12 +84,13 @@ def pair_similarity(
         rollouts: the policy's answers.
         rollout_keys: prompt key of each of them.
         same_prompt: compare a pair with the policy's answers to its own prompt only.
+        progress: told how many of all answers are embedded.
 
     Raises:
         UserError: no pair shares its prompt with a rollout.
     """
-    policy = embed(rollouts)
-    e_chosen, e_rejected = embed(chosen), embed(rejected)
+    vectors = _embedded([*rollouts, *chosen, *rejected], embed, progress)
+    policy, e_chosen, e_rejected = np.split(vectors, [len(rollouts), len(rollouts) + len(chosen)])
     between = (e_chosen * e_rejected).sum(1).clip(max=1.0)  # rounding must not push equal answers above a bound of 1
     if not same_prompt:
         return PairSimilarity(nearest(e_chosen, policy), nearest(e_rejected, policy), between)
@@ -101,6 +106,14 @@ def pair_similarity(
             fix="set rollout.prompts=0 (all prompts), or selection.compare_with=all_rollouts",
         )
     return measured
+
+
+def _embedded(texts: Sequence[str], embed: Embed, progress: Progress) -> np.ndarray:
+    parts = []
+    for start in range(0, len(texts), EMBEDDED):
+        parts.append(embed(texts[start : start + EMBEDDED]))
+        progress(min(start + EMBEDDED, len(texts)), len(texts), "answers embedded")
+    return np.concatenate(parts)
 
 
 def candidates(similarity: PairSimilarity, score: str, max_pair_similarity: float) -> tuple[np.ndarray, np.ndarray]:

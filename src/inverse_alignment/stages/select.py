@@ -166,7 +166,6 @@ def _most_similar(
     if isinstance(config.keep, TopK):
         require_at_most(config.keep.k, len(pool), "are in the train split", "selection.keep.k")
     rollouts = read_jsonl(inputs["rollouts"] / "rollouts.jsonl", Rollout)
-    context.report.progress(0, len(pool), "pairs")
     similarity = pair_similarity(
         [pair.chosen for pair in pool],
         [pair.rejected for pair in pool],
@@ -175,8 +174,8 @@ def _most_similar(
         [rollout.prompt.key for rollout in rollouts],
         encoder(config.encoder, inputs, context),
         config.compare_with == "same_prompt",
+        context.report.progress,
     )
-    context.report.progress(len(pool), len(pool), "pairs")
     match config.keep:
         case TopK(k=k):
             selection = select_top(similarity, config.score, config.max_pair_similarity, k)

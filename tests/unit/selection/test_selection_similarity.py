@@ -174,3 +174,26 @@ def test_shares_count_both_authors_and_the_annotator():
     assert shares(pool) == {"source": {"coach": 3, "novice": 1, "poet": 2}, "annotator": {"ann": 2, "bob": 1}}
     kept = Selection(np.array([0, 2]), np.ones(2), np.zeros(2))
     assert shares(pool, kept) == {"source": {"coach": 1, "novice": 1, "poet": 2}, "annotator": {"ann": 2}}
+
+
+def test_embedding_in_parts_changes_nothing_and_says_how_far_it_is(monkeypatch):
+    from inverse_alignment.embedding.lexical import LexicalEncoder
+    from inverse_alignment.selection import similarity
+
+    texts = [f"Water the basil {i} times. Enjoy." for i in range(7)]
+    told = []
+
+    def measure():
+        return similarity.pair_similarity(
+            texts[:3], texts[2:5], ["a", "b", "c"], texts[5:], ["a", "b"], LexicalEncoder(64), False,
+            lambda done, total, unit: told.append((done, total, unit)),
+        )  # fmt: skip
+
+    whole = measure()
+    monkeypatch.setattr(similarity, "EMBEDDED", 3)
+    parts = measure()
+    for one, other in zip(
+        (whole.chosen, whole.rejected, whole.between), (parts.chosen, parts.rejected, parts.between), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    assert told == [(8, 8, "answers embedded"), *[(n, 8, "answers embedded") for n in (3, 6, 8)]]
