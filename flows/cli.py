@@ -62,7 +62,9 @@ app.add_typer(data, name="data")
 app.add_typer(server, name="server")
 
 Params = Annotated[Path, typer.Option("--params", help="configuration file", metavar="FILE")]
-Preset = Annotated[str | None, typer.Option("--preset", help="name of a file in presets/, or a path", metavar="NAME")]
+Preset = Annotated[
+    list[str] | None, typer.Option("--preset", help="name of a file in presets/, or a path; once", metavar="NAME")
+]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="override; may be repeated", metavar="KEY=VALUE")]
 ReportDir = Annotated[Path, typer.Option("--report-dir", help="where report.html and summary.json go", metavar="DIR")]
 PARAMS, REPORTS = Path("params.yaml"), Path("reports/latest")
@@ -86,11 +88,24 @@ def run_job(config: PipelineConfig, report_dir: Path) -> None:
 
     began = time.monotonic()
     console = _console()
+    _require_writable(report_dir)
     plan = run_stage.plan(_flow(config), open_store(config.store))
     counts = plan.counts()
     console.print(f"{len(plan.nodes)} stages: {counts['reuse']} reused, {len(plan.missing)} to run", highlight=False)
     comparison = _run_tracked(config, plan, console)
     _conclude(config, Path(comparison.uri), report_dir, time.monotonic() - began, console)
+
+
+def _require_writable(folder: Path) -> None:
+    """Refuse a report folder that cannot be made now, not after the run."""
+    from inverse_alignment.core.errors import UserError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the report cannot go there: {error.strerror}", where=f"--report-dir {folder}", fix="name another folder"
+        ) from error
 
 
 @app.command()
@@ -279,10 +294,17 @@ def main() -> None:
     app()
 
 
-def _load(params: Path, preset: str | None, overrides: list[str] | None) -> PipelineConfig:
+def _load(params: Path, preset: list[str] | None, overrides: list[str] | None) -> PipelineConfig:
     from inverse_alignment.config import load
+    from inverse_alignment.core.errors import UserError
 
-    return load(params, preset, overrides or ())
+    if preset is not None and len(preset) > 1:
+        raise UserError(
+            f"--preset is given {len(preset)} times",
+            where=f"--preset {' --preset '.join(preset)}",
+            fix="name one, and add what you need of the other with --set",
+        )
+    return load(params, preset[0] if preset else None, overrides or ())
 
 
 def _flow(config: PipelineConfig) -> Flow:

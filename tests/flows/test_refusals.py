@@ -114,3 +114,13 @@ def test_k_beyond_the_pool_is_refused_before_any_training_and_loses_nothing(proj
     assert "100000 pairs" in error and "in the train split" in error
     assert sorted(list_files(project / "artifacts" / "tokenizers")) == before
     assert {path.name for path in (project / "artifacts").iterdir() if not path.name.startswith(".")} == {"tokenizers"}
+
+
+def test_a_report_folder_that_cannot_be_made_is_refused_before_the_run(project: Path) -> None:
+    (project / "taken").write_text("a file")
+    assert "--report-dir taken" in refused(project, "run", "--report-dir", "taken")
+    assert not (project / "artifacts").exists()
+
+
+def test_two_presets_are_refused_instead_of_one_winning_silently(project: Path) -> None:
+    assert "given 2 times" in refused(project, "plan", "--preset", "smoke", "--preset", "ungated")

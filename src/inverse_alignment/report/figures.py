@@ -418,6 +418,7 @@ def gates(comparison: Comparison) -> Picture:
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.margins(x=0.08)
         axes.grid(visible=False)
+        axes.locator_params(axis="x", nbins=4)  # five digits a tick: more of them run into each other
         axes.set_xlabel("gain in log-likelihood, nats per pair")
         canvas.caption(axes, "arm and round")
 

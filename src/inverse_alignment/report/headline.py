@@ -40,7 +40,11 @@ def _with_gold(comparison: Comparison) -> Headline:
     gold = finals(comparison, best, lambda final: final.gold_reward)
     kl = finals(comparison, best, lambda final: final.kl_to_sft)
     start = mean_of(start.evaluation.gold_reward for start in comparison.starts)
-    verdict = f"“{best}” ends with the highest gold reward, {with_sd(gold)} at {with_sd(kl, 1)} nats of KL to SFT."
+    finished = {finals(comparison, arm, lambda final: final.gold_reward) for arm in comparison.arms}
+    if len(comparison.arms) > 1 and len(finished) == 1:
+        verdict = f"All arms end with the same gold reward, {with_sd(gold)} at {with_sd(kl, 1)} nats of KL to SFT."
+    else:
+        verdict = f"“{best}” ends with the highest gold reward, {with_sd(gold)} at {with_sd(kl, 1)} nats of KL to SFT."
     findings = [f"The SFT policy all arms start from has gold reward {with_sd(start)}."] if start else []
     findings += _refresh_findings(comparison)
     return Headline(verdict, tuple(findings), _caveat(comparison))

@@ -30,7 +30,12 @@ def table(comparison: Comparison) -> Table:
 
     n = len(comparison.seeds)
     spread = "" if n == 1 else ", mean ± sd"
-    shown = Table(title=f"{comparison.title} ({seeds_label(n)}{spread})", box=box.SIMPLE_HEAD, title_style="bold")
+    shown = Table(
+        title=f"{comparison.title} ({seeds_label(n)}{spread})",
+        caption="on-policy accuracy: on the answers that the round began with, before → after its refresh",
+        box=box.SIMPLE_HEAD,
+        title_style="bold",
+    )
     shown.add_column("arm")
     shown.add_column("round", justify="right")
     for name in ("gold reward", "RM score", "KL to SFT, nats", "on-policy accuracy"):
