@@ -303,3 +303,11 @@ def test_summary_and_table_load_no_plotting_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ast.literal_eval(done.stdout) == []
+
+
+def test_equal_arms_have_no_winner(one):
+    assert "highest gold reward" in headline(one).verdict
+    twin = one.runs[0]
+    equal = one.model_copy(update={"runs": tuple(run.model_copy(update={"rounds": twin.rounds}) for run in one.runs)})
+    said = headline(equal).verdict
+    assert "All arms end with the same gold reward" in said and "highest" not in said
