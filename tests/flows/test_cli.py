@@ -170,7 +170,6 @@ def test_stage_passes_on_what_a_stage_refuses(project: Path) -> None:
     assert "pairs.jsonl" in result.stderr and "Traceback" not in result.stderr
 
 
-@pytest.mark.skipif(not (ROOT / "params.yaml").exists(), reason="nothing to render from")
 def test_the_committed_dvc_yaml_is_what_params_yaml_asks_for() -> None:
     result = call("dvc", "--check", cwd=ROOT)
     assert result.returncode == 0, result.stderr

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from inverse_alignment.maths.pairwise import PairGap, best_scale, paired_gain, preference_log_likelihood
+from inverse_alignment.maths.pairwise import PairGap, accuracy, best_scale, paired_gain, preference_log_likelihood
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,14 @@ def judge(
     """
     old, new = (_log_likelihood(*scores) for scores in (incumbent, challenger))
     gap = paired_gain(new, old, confidence, resamples, seed)
-    return GateDecision(gap.low > 0.0, gap, pair_accuracy(*incumbent), pair_accuracy(*challenger))
-
-
-def pair_accuracy(chosen: np.ndarray, rejected: np.ndarray) -> float:
-    """Share of pairs ranked as labelled; a tie counts one half."""
-    return float(np.mean((chosen > rejected) + 0.5 * (chosen == rejected)))
+    return GateDecision(gap.low > 0.0, gap, *(_accuracy(*scores) for scores in (incumbent, challenger)))
 
 
 def _log_likelihood(chosen: np.ndarray, rejected: np.ndarray) -> torch.Tensor:
     scores = torch.from_numpy(chosen).double(), torch.from_numpy(rejected).double()
     scale = 0.0 if torch.equal(*scores) else best_scale(*scores)
     return preference_log_likelihood(scores[0] * scale, scores[1] * scale)
+
+
+def _accuracy(chosen: np.ndarray, rejected: np.ndarray) -> float:
+    return float(accuracy(torch.from_numpy(chosen), torch.from_numpy(rejected)))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inverse_alignment.reward.refresh import judge, mix, pair_accuracy
+from inverse_alignment.reward.refresh import judge, mix
 
 
 @given(st.integers(1, 30), st.integers(0, 40), st.integers(2, 90), st.floats(0, 0.99), st.integers(0, 2**40))
@@ -86,8 +86,9 @@ def test_being_surer_of_the_same_ranking_is_no_reason_to_replace():
     assert not decision.accepted and decision.gap.mean == pytest.approx(0.0, abs=1e-9)
 
 
-def test_pair_accuracy_counts_a_tie_as_half():
-    assert pair_accuracy(np.array([1.0, 0.0, 2.0, 1.0]), np.array([0.0, 1.0, 2.0, 0.5])) == 0.625
+def test_reported_accuracy_counts_a_tie_as_half():
+    scores = np.array([1.0, 0.0, 2.0, 1.0]), np.array([0.0, 1.0, 2.0, 0.5])
+    assert judge(scores, scores, 0.5, 100, 0).incumbent_accuracy == 0.625
 
 
 def test_the_gate_knows_no_scale():
