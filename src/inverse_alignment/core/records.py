@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from inverse_alignment.core.errors import UserError
 
 Role = Literal["system", "user", "assistant"]
-Split = Literal["train", "validation", "gate", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "gate", "test")
+Split = Literal["train", "validation", "gate", "test", "audit"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "gate", "test", "audit")
 
 
 class Record(BaseModel):
@@ -71,34 +71,76 @@ class Prompt(Record):
         return "\n\n".join(f"{m.role}: {m.content}" for m in self.messages)
 
 
-class Provenance(Record):
-    """Where a comparison came from. Sources are the *policies that wrote* the two answers."""
+class Origin(Record):
+    """Where a record came from."""
 
     dataset: str
-    source_chosen: str = "unnamed"
-    source_rejected: str = "unnamed"
-    annotator: str = "unnamed"
     split: Split | None = None
     licence: str = "unknown"
     original_id: str
 
 
-class Comparison(Record):
-    """One labelled preference: `chosen` was preferred to `rejected` as the answer to `prompt`."""
+class Provenance(Origin):
+    """Where a comparison came from. Sources are the *policies that wrote* the two answers."""
+
+    source_chosen: str = "unnamed"
+    source_rejected: str = "unnamed"
+    annotator: str = "unnamed"
+
+
+class Authorship(Origin):
+    """Where a single answer came from: who wrote it, and who judged it, if anyone did."""
+
+    source: str = "unnamed"
+    annotator: str = "unnamed"
+
+
+class Example(Record):
+    """One row of a source: about a prompt, with the origin that every row has."""
 
     prompt: Prompt
-    chosen: str
-    rejected: str
-    margin: float | None = Field(
-        default=None, description="strength of the preference in (0, 1], if the source has one"
-    )
-    weight: float = Field(default=1.0, gt=0, description="weight of the pair in a loss")
-    provenance: Provenance
+    provenance: Origin
 
     @property
     def id(self) -> str:
-        """Unique name of the pair inside an aggregated set."""
+        """Unique name of the row inside an aggregated set."""
         return f"{self.provenance.dataset}/{self.provenance.original_id}"
+
+
+class PromptOnly(Example):
+    """A prompt without an answer: something to ask a policy."""
+
+
+class Demonstration(Example):
+    """An answer worth imitating."""
+
+    response: str
+    weight: float = Field(default=1.0, gt=0, description="weight of the row in a loss")
+    provenance: Authorship
+
+
+class Judgement(Example):
+    """An unpaired label: whether `response` is a good answer to `prompt`."""
+
+    response: str
+    label: bool
+    weight: float = Field(default=1.0, gt=0, description="weight of the row in a loss")
+    provenance: Authorship
+
+
+class Comparison(Example):
+    """One labelled preference: `chosen` was preferred to `rejected` as the answer to `prompt`."""
+
+    chosen: str
+    rejected: str
+    margin: float | None = Field(
+        default=None, gt=0, le=1, description="strength of the preference in (0, 1], if the source has one"
+    )
+    soft_label: float | None = Field(
+        default=None, ge=0.5, le=1, description="probability that `chosen` is the better one; null: taken as certain"
+    )
+    weight: float = Field(default=1.0, gt=0, description="weight of the pair in a loss")
+    provenance: Provenance
 
 
 class Rollout(Record):
@@ -112,14 +154,6 @@ class Rollout(Record):
     kl_estimate: float = Field(description="exact KL(pi || SFT) at each state the answer visited, summed, nats")
     tokens: int = Field(ge=0, description="response length in policy tokens, end token included")
     ended: bool = Field(description="whether the policy ended the answer itself")
-
-
-class Judgement(Record):
-    """An unpaired label: whether `response` is a good answer to `prompt`."""
-
-    prompt: Prompt
-    response: str
-    label: bool
 
 
 R = TypeVar("R", bound=BaseModel)

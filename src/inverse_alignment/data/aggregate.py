@@ -14,7 +14,8 @@ from pydantic import Field
 from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.records import SPLITS, Comparison, Split, iter_jsonl, write_jsonl
-from inverse_alignment.data.sources import Dropped, SourceConfig, read
+from inverse_alignment.data.read import Dropped, read
+from inverse_alignment.data.sources import SourceConfig
 from inverse_alignment.data.splits import SplitShares, hashed_split, stated_split
 from inverse_alignment.data.statistics import Statistics, describe
 from inverse_alignment.text.render import Degenerate, EncodedPair

@@ -1,101 +1,177 @@
-"""Sources of preferences: one reader per native format, all giving `Comparison` records with their provenance.
+"""Sources as configuration: which file, in which native format, and what to assume where its rows are silent.
 
-A file that is broken or does not have the expected shape is refused with file, row and field. A row that has the right
-shape but says nothing (equal answers, an empty one) is *dropped and counted*: real preference files hold such rows.
+Light: reading is `data.read`.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from inverse_alignment.core.configuration import NOT_IDENTITY, Section
 from inverse_alignment.core.errors import UserError, nearest
-from inverse_alignment.core.records import SPLITS, Comparison, Message, Prompt, Provenance, Role, Split
-from inverse_alignment.data.rows import Row, jsonl_rows, parquet_rows
-from inverse_alignment.text.render import Degenerate
+from inverse_alignment.core.records import Split
 
-RowReason = Literal[
-    "empty prompt",
-    "empty chosen",
-    "empty rejected",
-    "chosen equals rejected",
-    "no user turn before the answer",
-    "transcripts differ before the last turn",
-]
-Reason = RowReason | Degenerate | Literal["duplicate"]
 _NAME = r"^[A-Za-z0-9._-]+$"
-OTHER_SPLIT_NAMES: dict[str, Split] = {"valid": "validation", "val": "validation", "dev": "validation"}
+Kind = Literal["preference", "prompt", "demonstration", "judgement"]
 
-
-@dataclass(frozen=True)
-class Dropped:
-    """A row that is not used, and why.
-
-    Attributes:
-        provenance: where it came from, so that drops can be counted by policy and annotator too.
-        reason: why it is not used.
-        where: file, row and field.
-    """
-
-    provenance: Provenance
-    reason: Reason
-    where: str
+_EVERY_KIND = ("prompt", "messages", "id", "licence", "split")
+_OF_ANSWER = (*_EVERY_KIND, "response", "source", "annotator", "weight")
+COLUMNS_OF: dict[Kind, tuple[str, ...]] = {
+    "preference": (
+        *_EVERY_KIND,
+        *("chosen", "rejected", "source_chosen", "source_rejected", "annotator", "weight"),
+        *("margin", "soft_label", "votes_chosen", "votes_rejected"),
+    ),
+    "prompt": _EVERY_KIND,
+    "demonstration": _OF_ANSWER,
+    "judgement": (*_OF_ANSWER, "label"),
+}
+"""Which columns mean something for which kind of row."""
+DEFAULTS_OF: dict[Kind, tuple[str, ...]] = {
+    "preference": ("source_chosen", "source_rejected", "annotator", "margin", "strength", "least_margin", "weight"),
+    "prompt": (),
+    "demonstration": ("source", "annotator", "weight"),
+    "judgement": ("source", "annotator", "weight"),
+}
+"""Which of a table's defaults mean something for which kind of row."""
 
 
 class ColumnMap(Section):
     """Which column of the file holds which field. A dot reaches into nested objects: `meta.judge`.
 
-    The first three must exist. The others may be missing as long as they keep their default name; a column that was
-    named here on purpose must exist.
+    The answers must exist, and so must the prompt unless it is `null` or in `messages`. The others may be missing as
+    long as they keep their default name; a column that was named here on purpose must exist.
     """
 
-    prompt: str = Field("prompt", description="the prompt: plain text, or a list of {role, content}")
+    prompt: str | None = Field(
+        "prompt",
+        description="the prompt: plain text, or a list of {role, content}; null: what both answers begin with",
+    )
     chosen: str = Field("chosen", description="the better answer: plain text, or a list of {role, content}")
     rejected: str = Field("rejected", description="the worse answer: plain text, or a list of {role, content}")
-    messages: str | None = Field(
-        "messages", description="the prompt as a list of {role, content}; wins over `prompt` where it is not null"
+    response: str = Field(
+        "completion", description="the answer of a demonstration or judgement: plain text, or a list of {role, content}"
     )
-    id: str | None = Field("id", description="name of the row, unique in the file; null: the row's number")
+    label: str = Field("label", description="whether a judged answer is good: true or false, 1 or 0")
+    messages: str | None = Field(
+        "messages",
+        description="the prompt as a list of {role, content}, wins over `prompt` where it is not null; "
+        "a demonstration's may end in its answer",
+    )
+    id: str | None = Field("id", description="name of the row, unique in the source; null: made of its content")
     source_chosen: str | None = Field("source_chosen", description="policy that wrote the chosen answer; null: ignored")
     source_rejected: str | None = Field(
         "source_rejected", description="policy that wrote the rejected answer; null: ignored"
     )
-    annotator: str | None = Field("annotator", description="who preferred it; null: ignored")
+    source: str | None = Field("source", description="who wrote a single answer; null: ignored")
+    annotator: str | None = Field("annotator", description="who preferred or judged; null: ignored")
     margin: str | None = Field("margin", description="strength of the preference in (0, 1]; null: ignored")
+    soft_label: str | None = Field(
+        "soft_label", description="probability that `chosen` is better, in [0, 1]; below 0.5 the answers change places"
+    )
+    votes_chosen: str | None = Field(
+        None, description="votes for `chosen`; with `votes_rejected` they decide which answer is the better one"
+    )
+    votes_rejected: str | None = Field(None, description="votes for `rejected`")
+    weight: str | None = Field("weight", description="weight of the row in a loss, above 0; null: ignored")
     licence: str | None = Field("licence", description="licence of the row; null: ignored")
     split: str | None = Field("split", description="the file's own train/validation/gate/test column; null: ignored")
 
 
-class FileSource(Section):
-    """What the sources have in common: where the file lies, and what to assume where its rows are silent."""
+class DatasetRef(Section):
+    """Which part of a dataset that the `datasets` library reads: from the hub, or from a local folder."""
 
-    path: str = Field(description="file to read", json_schema_extra=NOT_IDENTITY)
+    revision: str | None = Field(
+        None,
+        description="commit of a hub id; required for one, so that a run can be repeated",
+        pattern=r"^[0-9a-f]{40}$",
+        json_schema_extra=NOT_IDENTITY,
+    )
+    subset: str | None = Field(None, description="configuration of a dataset that has several")
+    data_dir: str | None = Field(None, description="subfolder of the dataset to read, such as helpful-base")
+    split: str = Field("train", min_length=1, description="the dataset's own split to read")
+
+
+class FileSource(Section):
+    """What all sources have in common: where the file lies, and how much of it counts."""
+
+    path: str = Field(
+        description="file, or folder of files of one kind, to read", json_schema_extra=NOT_IDENTITY, min_length=1
+    )
     name: str = Field(pattern=_NAME, description="name of the dataset in provenance: letters, digits, . _ -")
-    source_chosen: str = Field("unnamed", min_length=1, description="policy of chosen answers where rows name none")
-    source_rejected: str = Field("unnamed", min_length=1, description="policy of rejected answers where rows name none")
-    annotator: str = Field("unnamed", min_length=1, description="annotator where rows name none")
     licence: str = Field("unknown", min_length=1, description="licence where rows state none")
-    margin: float | None = Field(None, gt=0, le=1, description="strength where rows state none; null: unknown")
+    weight: float = Field(1.0, gt=0, description="multiplies the weight of every row in a loss")
     limit: int | None = Field(None, ge=1, description="use the first n rows that `splits` lets pass; null: all")
-    on_degenerate: Literal["drop", "refuse"] = Field(
-        "drop", description="rows that hold no preference (an empty text, equal answers): drop and count, or refuse"
+    cap: int | None = Field(
+        None,
+        ge=1,
+        description="keep at most n rows after duplicates are gone, the same whatever their order; null: all",
+    )
+    on_bad_row: Literal["error", "drop"] = Field(
+        "error",
+        description="a row that cannot be read or holds no preference (equal answers, an empty one): "
+        "refuse the file, or drop the row and count it",
     )
 
 
-class TableSource(FileSource):
-    """A file with one pair a row, in columns."""
+class PairSource(FileSource):
+    """A source of preferences."""
 
+    source_chosen: str = Field("unnamed", min_length=1, description="policy of chosen answers where rows name none")
+    source_rejected: str = Field("unnamed", min_length=1, description="policy of rejected answers where rows name none")
+    annotator: str = Field("unnamed", min_length=1, description="annotator where rows name none")
+    margin: float | None = Field(None, gt=0, le=1, description="strength where rows state none; null: unknown")
+
+
+class StrengthSource(PairSource):
+    """A source of preferences whose rows may say how strong they are."""
+
+    strength: Literal["margin", "soft_label"] = Field(
+        "margin",
+        description="what votes or a graded preference become: a margin, or the probability that the label is right",
+    )
+    least_margin: float = Field(0.0, ge=0, lt=1, description="weaker preferences are dropped and counted as ties")
+
+
+class TableSource(StrengthSource):
+    """A file with one example a row, in columns: TRL's formats, or any other with a column map."""
+
+    kind: Kind = Field(
+        "preference",
+        description="what a row holds: a preference, a prompt alone, a demonstration (prompt and completion), "
+        "or a judgement (prompt, completion and label)",
+    )
+    source: str = Field("unnamed", min_length=1, description="who wrote a single answer where rows name nobody")
     columns: ColumnMap = Field(ColumnMap(), description="which column holds which field")
     splits: tuple[Split, ...] | None = Field(
         None, min_length=1, description="keep only rows whose own split column is one of these; null: all rows"
     )
+
+    @model_validator(mode="after")
+    def _settings_mean_something(self) -> TableSource:
+        """A column or a default that this kind of row never reads is a mistake, not a wish."""
+        for given, allowed, prefix in (
+            (self.columns.model_fields_set, COLUMNS_OF[self.kind], "columns."),
+            (self.model_fields_set & set(_KIND_DEPENDENT), DEFAULTS_OF[self.kind], ""),
+        ):
+            for name in sorted(given - set(allowed)):
+                raise UserError(
+                    f"means nothing for kind: {self.kind}",
+                    where=f"data.sources, source '{self.name}', {prefix}{name}",
+                    fix=f"remove it, or set the kind that has it; {nearest(name, list(allowed))}",
+                )
+        if (self.columns.votes_chosen is None) != (self.columns.votes_rejected is None):
+            raise UserError(
+                "votes for one answer only",
+                where=f"data.sources, source '{self.name}', columns.votes_chosen and columns.votes_rejected",
+                fix="name both columns, or neither",
+            )
+        return self
+
+
+_KIND_DEPENDENT = tuple(dict.fromkeys(name for names in DEFAULTS_OF.values() for name in names))
 
 
 class JsonlSource(TableSource):
@@ -104,14 +180,35 @@ class JsonlSource(TableSource):
     format: Literal["jsonl"] = "jsonl"
 
 
+class JsonSource(TableSource):
+    """One JSON array of objects, `.json` or `.json.gz`."""
+
+    format: Literal["json"] = "json"
+
+
 class ParquetSource(TableSource):
     """A Parquet file."""
 
     format: Literal["parquet"] = "parquet"
 
 
-class HhSource(FileSource):
-    r"""Anthropic's HH transcripts: `{"chosen": "\n\nHuman: …\n\nAssistant: …", "rejected": …}` a line."""
+class DatasetSource(TableSource):
+    """A dataset of the Hugging Face hub at a pinned revision, or a local dataset folder, through `datasets`."""
+
+    format: Literal["dataset"] = "dataset"
+    dataset: DatasetRef = Field(DatasetRef(), description="which part of the dataset")
+
+
+class NativeSource(PairSource):
+    """A format with its own layout: the file may be JSONL, a JSON array or Parquet, or come through `datasets`."""
+
+    dataset: DatasetRef | None = Field(
+        None, description="read `path` through `datasets`, as a hub id at a pinned revision or a dataset folder"
+    )
+
+
+class HhSource(NativeSource):
+    r"""Anthropic's HH transcripts: `{"chosen": "\n\nHuman: …\n\nAssistant: …", "rejected": …}` a row."""
 
     format: Literal["hh"] = "hh"
     name: str = Field("hh-rlhf", pattern=_NAME, description="name of the dataset")
@@ -119,318 +216,25 @@ class HhSource(FileSource):
     licence: str = Field("MIT", min_length=1, description="licence of the file")
 
 
-SourceConfig = Annotated[JsonlSource | ParquetSource | HhSource, Field(discriminator="format")]
+class ShareGptSource(NativeSource):
+    """ShareGPT preferences: `conversations` of {from, value}, `chosen` and `rejected` of {from, value}."""
+
+    format: Literal["sharegpt"] = "sharegpt"
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """A row as conversations, before it is judged."""
+class AlpacaEvalSource(NativeSource, StrengthSource):
+    """AlpacaEval's `annotations.json`: two outputs, who generated them, and a preference in [1, 2]."""
 
-    chosen_turns: tuple[Message, ...]
-    rejected_turns: tuple[Message, ...]
-    chosen: str
-    rejected: str
+    format: Literal["alpaca_eval"] = "alpaca_eval"
+    licence: str = Field("CC BY-NC 4.0", min_length=1, description="licence of the file")
 
 
-def read(source: SourceConfig, path: Path | None = None) -> Iterator[Comparison | Dropped]:
-    """Read a source in one pass, row by row.
-
-    Args:
-        path: where the file lies, if not at `source.path`.
-
-    Raises:
-        UserError: the file or a row does not have the expected shape; or a row holds no preference and
-            `on_degenerate` is `refuse`; or no row of the whole source holds one.
-    """
-    file = path or Path(source.path)
-    first: Dropped | None = None
-    kept = taken = 0
-    for row, pair, provenance in _pairs(source, file):
-        taken += 1
-        result = _judged(row, pair, provenance, _margin(row, source))
-        if isinstance(result, Dropped):
-            if source.on_degenerate == "refuse":
-                raise UserError(result.reason, where=result.where, fix="mend the row, or set on_degenerate: drop")
-            first = first or result
-        else:
-            kept += 1
-        yield result
-        if taken == source.limit:
-            break
-    if first is not None and not kept:
-        raise UserError(
-            f"none of the {taken} rows holds a preference; the first: {first.reason}",
-            where=first.where,
-            fix="check that the columns are mapped to the right fields",
-        )
-    if not taken:
-        raise UserError(
-            "no row is left",
-            where=f"{file}, splits",
-            fix="the file's own split column names none of the splits asked for; set splits: null",
-        )
+SourceConfig = Annotated[
+    JsonlSource | JsonSource | ParquetSource | DatasetSource | HhSource | ShareGptSource | AlpacaEvalSource,
+    Field(discriminator="format"),
+]
 
 
-def _pairs(source: SourceConfig, file: Path) -> Iterator[tuple[Row, _Pair, Provenance]]:
-    match source:
-        case JsonlSource():
-            yield from _table(source, jsonl_rows(file))
-        case ParquetSource():
-            named = [name for name in source.columns.model_dump().values() if name is not None]
-            yield from _table(source, parquet_rows(file, named))
-        case HhSource():
-            for row in jsonl_rows(file):
-                chosen, rejected = _transcript(row, "chosen"), _transcript(row, "rejected")
-                yield (
-                    row,
-                    _Pair(chosen[:-1], rejected[:-1], chosen[-1].content, rejected[-1].content),
-                    Provenance(
-                        dataset=source.name,
-                        source_chosen=source.source_chosen,
-                        source_rejected=source.source_rejected,
-                        annotator=source.annotator,
-                        licence=source.licence,
-                        original_id=str(row.number),
-                    ),
-                )
-
-
-def _table(source: JsonlSource | ParquetSource, rows: Iterator[Row]) -> Iterator[tuple[Row, _Pair, Provenance]]:
-    for row in rows:
-        split = _split(row, source)
-        if source.splits is None or split in source.splits:
-            yield row, _columns_pair(row, source.columns), _provenance(row, source, split)
-
-
-def _judged(row: Row, pair: _Pair, provenance: Provenance, margin: float | None) -> Comparison | Dropped:
-    """The comparison in a row, or why there is none."""
-    turns = pair.chosen_turns
-    checks: tuple[tuple[bool, RowReason, str], ...] = (
-        (turns != pair.rejected_turns, "transcripts differ before the last turn", "rejected"),
-        (not turns or not turns[-1].content.strip(), "empty prompt", "prompt"),
-        (bool(turns) and turns[-1].role != "user", "no user turn before the answer", "prompt"),
-        (not pair.chosen.strip(), "empty chosen", "chosen"),
-        (not pair.rejected.strip(), "empty rejected", "rejected"),
-        (pair.chosen == pair.rejected, "chosen equals rejected", "rejected"),
-    )
-    for failed, reason, field in checks:
-        if failed:
-            return Dropped(provenance, reason, row.at(field))
-    return Comparison(
-        prompt=Prompt(messages=turns),
-        chosen=pair.chosen,
-        rejected=pair.rejected,
-        margin=margin,
-        provenance=provenance,
-    )
-
-
-# ---------------------------------------------------------------------------------------------- columns
-
-_MISSING = object()
-
-
-def _value(row: Row, column: str) -> Any:
-    """The value of a column; a literal name wins over a dotted path. `_MISSING` where there is none."""
-    if column in row.values:
-        return row.values[column]
-    value: Any = row.values
-    for part in column.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return _MISSING
-        value = value[part]
-    return value
-
-
-def _required(row: Row, column: str, field: str) -> Any:
-    value = _value(row, column)
-    if value is _MISSING:
-        key = f"columns.{field}" + (f"={column}" if column != field else "")
-        raise UserError("no such column", where=f"{row.at(column)} ({key})", fix=_suggestion(row, column))
-    if value is None:
-        raise UserError("is null", where=row.at(column), fix="fill it in, or leave the row out")
-    return value
-
-
-def _optional(row: Row, columns: ColumnMap, field: str) -> Any:
-    """The value of an optional field, or None. A column that was renamed on purpose must exist."""
-    column: str | None = getattr(columns, field)
-    if column is None:
-        return None
-    value = _value(row, column)
-    if value is _MISSING and column != ColumnMap.model_fields[field].default:
-        raise UserError(
-            "no such column", where=f"{row.at(column)} (columns.{field}={column})", fix=_suggestion(row, column)
-        )
-    return None if value is _MISSING else value
-
-
-def _suggestion(row: Row, column: str) -> str:
-    nested = [f"{name}.{inner}" for name, value in row.values.items() if isinstance(value, Mapping) for inner in value]
-    return nearest(column, [*row.columns, *nested])
-
-
-def _text(row: Row, column: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise UserError(f"is {_kind(value)}, not a text", where=row.at(column), fix="write it as a JSON string")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:  # JSON may spell out half of a surrogate pair, which no file can hold
-        raise UserError(
-            f"holds half of a surrogate pair at character {error.start + 1}, which is no character",
-            where=row.at(column),
-            fix="delete the \\ud800-\\udfff escape from the row",
-        ) from error
-    return value
-
-
-_KINDS = {
-    "NoneType": "null",
-    "str": "a text",
-    "list": "a list",
-    "dict": "an object",
-    "int": "a number",
-    "float": "a number",
-    "bool": "true or false",
-}
-
-
-def _kind(value: Any) -> str:
-    return _KINDS.get(type(value).__name__, f"a {type(value).__name__}")  # Parquet knows more: dates, bytes, decimals
-
-
-def _columns_pair(row: Row, columns: ColumnMap) -> _Pair:
-    messages = _optional(row, columns, "messages")
-    chosen_head, chosen = _answer(row, columns.chosen, _required(row, columns.chosen, "chosen"))
-    rejected_head, rejected = _answer(row, columns.rejected, _required(row, columns.rejected, "rejected"))
-    if messages is not None:
-        prompt = _messages(row, columns.messages or "messages", messages)
-    elif chosen_head and _value(row, columns.prompt) in (_MISSING, None):
-        prompt = chosen_head  # whole conversations as answers: the prompt is what comes before the last turn
-    else:
-        given = _required(row, columns.prompt, "prompt")
-        prompt = (
-            (Message(role="user", content=_text(row, columns.prompt, given)),)
-            if isinstance(given, str)
-            else _messages(row, columns.prompt, given)
-        )
-    heads = [head for head in (chosen_head, rejected_head) if head and head != prompt]
-    return _Pair(prompt, heads[0] if heads else prompt, chosen, rejected)
-
-
-def _answer(row: Row, column: str, value: Any) -> tuple[tuple[Message, ...], str]:
-    """What comes before an answer (nothing, where the answer is plain text), and the answer."""
-    if not isinstance(value, list):
-        return (), _text(row, column, value)
-    turns = _messages(row, column, value)
-    if not turns or turns[-1].role != "assistant":
-        raise UserError("does not end in an assistant turn", where=row.at(column), fix="end it with the answer")
-    return turns[:-1], turns[-1].content
-
-
-def _messages(row: Row, column: str, value: Any) -> tuple[Message, ...]:
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        expected = "a list of messages" if isinstance(value, str) else "a text or a list of messages"
-        raise UserError(
-            f"is {_kind(value)}, not {expected}",
-            where=row.at(column),
-            fix='write [{"role": "user", "content": "…"}]',
-        )
-    return tuple(_message(row, f"{column}.{place}", item) for place, item in enumerate(value))
-
-
-def _message(row: Row, field: str, item: Any) -> Message:
-    if not isinstance(item, Mapping) or "role" not in item or "content" not in item:
-        fix = 'write {"role": "user", "content": "…"}'
-        raise UserError("is not a {role, content} object", where=row.at(field), fix=fix)
-    role, roles = item["role"], list(get_args(Role))
-    if role not in roles:
-        raise UserError(f"unknown role {role!r}", where=row.at(f"{field}.role"), fix=nearest(str(role), roles))
-    return Message(role=role, content=_text(row, f"{field}.content", item["content"]))
-
-
-def _provenance(row: Row, source: TableSource, split: Split | None) -> Provenance:
-    columns = source.columns
-
-    def text(field: str, default: str) -> str:
-        value = _optional(row, columns, field)
-        return default if value is None or value == "" else _text(row, getattr(columns, field), value)
-
-    identifier = _optional(row, columns, "id")
-    if isinstance(identifier, int) and not isinstance(identifier, bool):
-        identifier = str(identifier)
-    return Provenance(
-        dataset=source.name,
-        source_chosen=text("source_chosen", source.source_chosen),
-        source_rejected=text("source_rejected", source.source_rejected),
-        annotator=text("annotator", source.annotator),
-        licence=text("licence", source.licence),
-        split=split,
-        original_id=str(row.number) if identifier is None else _text(row, columns.id or "id", identifier),
-    )
-
-
-def _split(row: Row, source: TableSource) -> Split | None:
-    column = source.columns.split
-    value = _optional(row, source.columns, "split")
-    if value is None:
-        if source.splits is not None:
-            raise UserError(
-                "the row has no split, but the source asks for some",
-                where=row.at(column or "split"),
-                fix="set splits: null, or name the file's split column in columns.split",
-            )
-        return None
-    name = OTHER_SPLIT_NAMES.get(value, value) if isinstance(value, str) else value
-    for split in SPLITS:
-        if name == split:
-            return split
-    raise UserError(
-        f"unknown split {value!r}",
-        where=row.at(column or "split"),
-        fix=f"use one of {', '.join(SPLITS)}, or set columns.split: null to ignore the column",
-    )
-
-
-def _margin(row: Row, source: SourceConfig) -> float | None:
-    if isinstance(source, HhSource) or source.columns.margin is None:
-        return source.margin
-    value = _optional(row, source.columns, "margin")
-    if value is None:
-        return source.margin
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise UserError(f"is {_kind(value)}, not a number", where=row.at(source.columns.margin), fix=_MARGIN_FIX)
-    if not math.isfinite(value) or not 0 < value <= 1:
-        raise UserError(f"{value} is outside (0, 1]", where=row.at(source.columns.margin), fix=_MARGIN_FIX)
-    return float(value)
-
-
-_MARGIN_FIX = "rescale margins into (0, 1], or set columns.margin: null to ignore the column"
-
-# ---------------------------------------------------------------------------------------------- transcripts
-
-_TURN = re.compile(r"\n\n(Human|Assistant):")
-_HH_ROLES: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
-
-
-def _transcript(row: Row, field: str) -> tuple[Message, ...]:
-    """Turns of an HH transcript, then the assistant's answer, empty where it has none.
-
-    Neighbouring turns of one speaker are one turn, because chat templates refuse two in a row.
-    """
-    parts = _TURN.split(_text(row, field, _required(row, field, field)))
-    if parts[0].strip() or len(parts) < 3:
-        raise UserError(
-            "not an HH transcript",
-            where=row.at(field),
-            fix=r'it must begin with "\n\nHuman:" or "\n\nAssistant:"; for plain columns use format: jsonl',
-        )
-    if parts[-2] != "Assistant":
-        parts += ["Assistant", ""]
-    turns: list[Message] = []
-    for name, body in zip(parts[1:-2:2], parts[2:-2:2], strict=True):
-        role, content = _HH_ROLES[name], body.strip()
-        if turns and turns[-1].role == role:
-            content = "\n\n".join(filter(None, (turns.pop().content, content)))
-        turns.append(Message(role=role, content=content))
-    return (*turns, Message(role="assistant", content=parts[-1].strip()))
+def reference(source: SourceConfig) -> DatasetRef | None:
+    """Which part of a dataset a source reads through `datasets`; None for plain files."""
+    return source.dataset if isinstance(source, (DatasetSource, NativeSource)) else None

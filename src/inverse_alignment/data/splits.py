@@ -15,7 +15,7 @@ from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.records import Split
 from inverse_alignment.core.seeding import derive_seed
 
-HELD_OUT_FIRST: tuple[Split, ...] = ("test", "gate", "validation", "train")
+HELD_OUT_FIRST: tuple[Split, ...] = ("test", "gate", "validation", "audit", "train")
 
 
 class SplitShares(Section):
@@ -25,10 +25,13 @@ class SplitShares(Section):
     validation: float = Field(0.1, ge=0, lt=1, description="accuracy of the first reward model, while tuning")
     gate: float = Field(0.1, ge=0, lt=1, description="decides whether a refreshed reward model replaces the old one")
     test: float = Field(0.1, ge=0, lt=1, description="reported at the end, used for nothing else")
+    audit: float = Field(
+        0.0, ge=0, lt=1, description="trains a second reward model that nothing is optimised against; 0: there is none"
+    )
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> SplitShares:
-        total = math.fsum((self.train, self.validation, self.gate, self.test))
+        total = math.fsum((self.train, self.validation, self.gate, self.test, self.audit))
         if not math.isclose(total, 1, abs_tol=1e-9):
             raise ValueError(f"the shares of the splits sum to {total:g}, not to 1")
         return self
@@ -37,7 +40,7 @@ class SplitShares(Section):
 def hashed_split(prompt_id: str, shares: SplitShares, seed: int) -> Split:
     """The split of a prompt by the hash rule.
 
-    `u(prompt, seed)` is uniform in [0, 1); test takes the lowest values, then gate, validation and train.
+    `u(prompt, seed)` is uniform in [0, 1); test takes the lowest values, then gate, validation, audit and train.
     """
     u, upper = _uniform(prompt_id, seed), 0.0
     for split in HELD_OUT_FIRST[:-1]:
@@ -50,15 +53,18 @@ def hashed_split(prompt_id: str, shares: SplitShares, seed: int) -> Split:
 def stated_split(prompt_id: str, stated: Iterable[Split], shares: SplitShares, seed: int) -> Split:
     """The split of a prompt whose rows state splits of their own.
 
-    A prompt seen in several goes to the one held out most (test, gate, validation, train). The gate set is carved out
-    of train by the hash rule, with the share of gate in train + gate, because public files have no such split.
-    Carving twice changes nothing.
+    A prompt seen in several goes to the one held out most (test, gate, validation, audit, train). Gate and audit are
+    carved out of train by the hash rule, with their shares in train + gate + audit, because public files have no such
+    splits. Carving twice changes nothing.
     """
     seen = set(stated)
     split = next(name for name in HELD_OUT_FIRST if name in seen)
-    if split == "train" and _uniform(prompt_id, seed) < shares.gate / (shares.train + shares.gate):
+    if split != "train":
+        return split
+    u, whole = _uniform(prompt_id, seed), shares.train + shares.gate + shares.audit
+    if u < shares.gate / whole:
         return "gate"
-    return split
+    return "audit" if u < (shares.gate + shares.audit) / whole else "train"
 
 
 def _uniform(prompt_id: str, seed: int) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inverse_alignment.core.records import SPLITS, Comparison, Provenance
-from inverse_alignment.data.sources import Dropped
+from inverse_alignment.data.read import Dropped
 
 Statistics = dict[str, Any]
 

@@ -49,7 +49,7 @@ def build(inputs: Mapping[str, Path], config: TokenizersConfig, context: StageCo
 def _texts(sources: tuple[SourceConfig, ...], inputs: Mapping[str, Path]) -> Iterator[str]:
     """Every turn and answer of the sources, row by row."""
     from inverse_alignment.core.records import Comparison
-    from inverse_alignment.data.sources import read
+    from inverse_alignment.data.read import read
 
     for source in sources:
         for pair in read(source, inputs[f"source.{source.name}"]):
