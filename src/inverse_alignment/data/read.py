@@ -1,34 +1,79 @@
-"""Sources of preferences: one reader per native format, all giving `Comparison` records with their provenance.
+"""Reading sources: one layout per native format, all giving records with their provenance.
 
-A file that is broken or does not have the expected shape is refused with file, row and field. A row that has the right
-shape but says nothing (equal answers, an empty one) is *dropped and counted*: real preference files hold such rows.
+A broken file is refused. A row that is broken, or has the right shape but says nothing (equal answers, an empty one),
+is refused or dropped and counted, as the source's `on_bad_row` says. A row that is sound but states no preference (a
+tie, a judge that failed) is always dropped and counted.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, TypeVar
 
-from inverse_alignment.core.errors import UserError, nearest
-from inverse_alignment.core.records import SPLITS, Comparison, Message, Prompt, Provenance, Role, Split
-from inverse_alignment.data.rows import Row, jsonl_rows, parquet_rows
-from inverse_alignment.data.sources import ColumnMap, HhSource, JsonlSource, ParquetSource, SourceConfig, TableSource
+from inverse_alignment.core.errors import UserError
+from inverse_alignment.core.records import (
+    Authorship,
+    Comparison,
+    Demonstration,
+    Example,
+    Judgement,
+    Message,
+    Origin,
+    Prompt,
+    PromptOnly,
+    Provenance,
+)
+from inverse_alignment.data.layouts import (
+    Pair,
+    alpaca_eval_pair,
+    hh_pair,
+    share_gpt_pair,
+    table_answer,
+    table_label,
+    table_origin,
+    table_pair,
+    table_prompt,
+    table_split,
+    table_weight,
+)
+from inverse_alignment.data.rows import BadReason, BadRow, Reading, Row, dataset_rows, rows
+from inverse_alignment.data.sources import (
+    COLUMNS_OF,
+    AlpacaEvalSource,
+    HhSource,
+    JsonlSource,
+    JsonSource,
+    NativeSource,
+    PairSource,
+    ParquetSource,
+    ShareGptSource,
+    SourceConfig,
+    TableSource,
+    reference,
+)
 from inverse_alignment.text.render import Degenerate
 
 RowReason = Literal[
     "empty prompt",
     "empty chosen",
     "empty rejected",
+    "empty response",
     "chosen equals rejected",
     "no user turn before the answer",
     "transcripts differ before the last turn",
 ]
-Reason = RowReason | Degenerate | Literal["duplicate"]
-OTHER_SPLIT_NAMES: dict[str, Split] = {"valid": "validation", "val": "validation", "dev": "validation"}
+Reason = (
+    BadReason
+    | RowReason
+    | Degenerate
+    | Literal["tie", "not judged", "duplicate", "near duplicate", "contradicted", "contaminated", "over the cap"]
+)
+E = TypeVar("E", bound=Example)
+NO_PREFERENCE: tuple[Reason, ...] = ("tie", "not judged")
+"""Reasons of sound rows that state no preference: never an error."""
 
 
 @dataclass(frozen=True)
@@ -41,51 +86,46 @@ class Dropped:
         where: file, row and field.
     """
 
-    provenance: Provenance
-    reason: Reason
+    provenance: Origin
+    reason: str
     where: str
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """A row as conversations, before it is judged."""
-
-    chosen_turns: tuple[Message, ...]
-    rejected_turns: tuple[Message, ...]
-    chosen: str
-    rejected: str
-
-
-def read(source: SourceConfig, path: Path | None = None) -> Iterator[Comparison | Dropped]:
+def read(source: SourceConfig, path: Path | None = None) -> Iterator[Example | Dropped]:
     """Read a source in one pass, row by row.
 
     Args:
         path: where the file lies, if not at `source.path`.
 
     Raises:
-        UserError: the file or a row does not have the expected shape; or a row holds no preference and
-            `on_degenerate` is `refuse`; or no row of the whole source holds one.
+        UserError: the file is broken; or a row is and `on_bad_row` is `error`; or no row of the whole source is left.
     """
     file = path or Path(source.path)
-    first: Dropped | None = None
+    bad: BadRow | None = None
     kept = taken = 0
-    for row, pair, provenance in _pairs(source, file):
+    for row in _rows(source, file):
+        result = _result(source, row)
+        if result is None:
+            continue
         taken += 1
-        result = _judged(row, pair, provenance, _margin(row, source))
-        if isinstance(result, Dropped):
+        if isinstance(result, BadRow):
             if source.on_bad_row == "error":
-                raise UserError(result.reason, where=result.where, fix="mend the row, or set on_bad_row: drop")
-            first = first or result
-        else:
-            kept += 1
+                raise UserError(result.what, where=result.where, fix=f"{result.fix}; or set on_bad_row: drop")
+            bad = bad or result
+            result = Dropped(unnamed(source), result.reason, result.where)
+        kept += not isinstance(result, Dropped)
         yield result
         if taken == source.limit:
             break
-    if first is not None and not kept:
+    _require_rows(file, taken, kept, bad)
+
+
+def _require_rows(file: Path, taken: int, kept: int, bad: BadRow | None) -> None:
+    if bad is not None and not kept:
         raise UserError(
-            f"none of the {taken} rows holds a preference; the first: {first.reason}",
-            where=first.where,
-            fix="check that the columns are mapped to the right fields",
+            f"none of the {taken} rows can be used; the first: {bad.what}",
+            where=bad.where,
+            fix=f"{bad.fix}; check that format and columns are those of the file",
         )
     if not taken:
         raise UserError(
@@ -93,268 +133,157 @@ def read(source: SourceConfig, path: Path | None = None) -> Iterator[Comparison 
             where=f"{file}, splits",
             fix="the file's own split column names none of the splits asked for; set splits: null",
         )
+    if not kept:
+        raise UserError(
+            f"none of the {taken} rows states a preference: all are ties or were not judged",
+            where=str(file),
+            fix="leave the source out, or lower its least_margin",
+        )
 
 
-def _pairs(source: SourceConfig, file: Path) -> Iterator[tuple[Row, _Pair, Provenance]]:
+def unnamed(source: SourceConfig) -> Origin:
+    """The provenance of a row of which nothing is known but its source."""
+    shared = {"dataset": source.name, "licence": source.licence, "original_id": ""}
+    if isinstance(source, TableSource) and source.kind == "prompt":
+        return Origin(**shared)
+    if isinstance(source, TableSource) and source.kind != "preference":
+        return Authorship(**shared, source=source.source, annotator=source.annotator)
+    return Provenance(
+        **shared,
+        source_chosen=source.source_chosen,
+        source_rejected=source.source_rejected,
+        annotator=source.annotator,
+    )
+
+
+def _rows(source: SourceConfig, file: Path) -> Reading:
+    """The rows of a source in the container that its format names, or that it is found in."""
+    part = reference(source)
+    if part is not None:
+        return dataset_rows(file, part)
     match source:
         case JsonlSource():
-            yield from _table(source, jsonl_rows(file))
+            return rows(file, "jsonl")
+        case JsonSource():
+            return rows(file, "json")
         case ParquetSource():
-            named = [name for name in source.columns.model_dump().values() if name is not None]
-            yield from _table(source, parquet_rows(file, named))
-        case HhSource():
-            for row in jsonl_rows(file):
-                chosen, rejected = _transcript(row, "chosen"), _transcript(row, "rejected")
-                yield (
-                    row,
-                    _Pair(chosen[:-1], rejected[:-1], chosen[-1].content, rejected[-1].content),
-                    Provenance(
-                        dataset=source.name,
-                        source_chosen=source.source_chosen,
-                        source_rejected=source.source_rejected,
-                        annotator=source.annotator,
-                        licence=source.licence,
-                        original_id=str(row.number),
-                    ),
-                )
+            named = (getattr(source.columns, field) for field in COLUMNS_OF[source.kind])
+            return rows(file, "parquet", [column for column in named if column is not None])
+        case _:
+            return rows(file)
 
 
-def _table(source: JsonlSource | ParquetSource, rows: Iterator[Row]) -> Iterator[tuple[Row, _Pair, Provenance]]:
-    for row in rows:
-        split = _split(row, source)
-        if source.splits is None or split in source.splits:
-            yield row, _columns_pair(row, source.columns), _provenance(row, source, split)
-
-
-def _judged(row: Row, pair: _Pair, provenance: Provenance, margin: float | None) -> Comparison | Dropped:
-    """The comparison in a row, or why there is none."""
-    turns = pair.chosen_turns
-    checks: tuple[tuple[bool, RowReason, str], ...] = (
-        (turns != pair.rejected_turns, "transcripts differ before the last turn", "rejected"),
-        (not turns or not turns[-1].content.strip(), "empty prompt", "prompt"),
-        (bool(turns) and turns[-1].role != "user", "no user turn before the answer", "prompt"),
-        (not pair.chosen.strip(), "empty chosen", "chosen"),
-        (not pair.rejected.strip(), "empty rejected", "rejected"),
-        (pair.chosen == pair.rejected, "chosen equals rejected", "rejected"),
-    )
-    for failed, reason, field in checks:
-        if failed:
-            return Dropped(provenance, reason, row.at(field))
-    return Comparison(
-        prompt=Prompt(messages=turns),
-        chosen=pair.chosen,
-        rejected=pair.rejected,
-        margin=margin,
-        provenance=provenance,
-    )
-
-
-# ---------------------------------------------------------------------------------------------- columns
-
-_MISSING = object()
-
-
-def _value(row: Row, column: str) -> Any:
-    """The value of a column; a literal name wins over a dotted path. `_MISSING` where there is none."""
-    if column in row.values:
-        return row.values[column]
-    value: Any = row.values
-    for part in column.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return _MISSING
-        value = value[part]
-    return value
-
-
-def _required(row: Row, column: str, field: str) -> Any:
-    value = _value(row, column)
-    if value is _MISSING:
-        key = f"columns.{field}" + (f"={column}" if column != field else "")
-        raise UserError("no such column", where=f"{row.at(column)} ({key})", fix=_suggestion(row, column))
-    if value is None:
-        raise UserError("is null", where=row.at(column), fix="fill it in, or leave the row out")
-    return value
-
-
-def _optional(row: Row, columns: ColumnMap, field: str) -> Any:
-    """The value of an optional field, or None. A column that was renamed on purpose must exist."""
-    column: str | None = getattr(columns, field)
-    if column is None:
-        return None
-    value = _value(row, column)
-    if value is _MISSING and column != ColumnMap.model_fields[field].default:
-        raise UserError(
-            "no such column", where=f"{row.at(column)} (columns.{field}={column})", fix=_suggestion(row, column)
-        )
-    return None if value is _MISSING else value
-
-
-def _suggestion(row: Row, column: str) -> str:
-    nested = [f"{name}.{inner}" for name, value in row.values.items() if isinstance(value, Mapping) for inner in value]
-    return nearest(column, [*row.columns, *nested])
-
-
-def _text(row: Row, column: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise UserError(f"is {_kind(value)}, not a text", where=row.at(column), fix="write it as a JSON string")
+def _result(source: SourceConfig, row: Row | BadRow) -> Example | Dropped | BadRow | None:
+    """What a row becomes; None where the source does not ask for its split."""
+    if isinstance(row, BadRow):
+        return row
     try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:  # JSON may spell out half of a surrogate pair, which no file can hold
-        raise UserError(
-            f"holds half of a surrogate pair at character {error.start + 1}, which is no character",
-            where=row.at(column),
-            fix="delete the \\ud800-\\udfff escape from the row",
-        ) from error
-    return value
+        if isinstance(source, TableSource):
+            return _of_table(source, row)
+        return _comparison(source, row, _native_pair(source, row), unnamed(source))
+    except BadRow as bad:
+        return bad
 
 
-_KINDS = {
-    "NoneType": "null",
-    "str": "a text",
-    "list": "a list",
-    "dict": "an object",
-    "int": "a number",
-    "float": "a number",
-    "bool": "true or false",
-}
+def _native_pair(source: NativeSource, row: Row) -> Pair:
+    match source:
+        case HhSource():
+            return hh_pair(row)
+        case ShareGptSource():
+            return share_gpt_pair(row)
+        case AlpacaEvalSource():
+            return alpaca_eval_pair(row, source.strength)
+        case _:
+            raise AssertionError(f"no layout for {type(source).__name__}")
 
 
-def _kind(value: Any) -> str:
-    return _KINDS.get(type(value).__name__, f"a {type(value).__name__}")  # Parquet knows more: dates, bytes, decimals
-
-
-def _columns_pair(row: Row, columns: ColumnMap) -> _Pair:
-    messages = _optional(row, columns, "messages")
-    chosen_head, chosen = _answer(row, columns.chosen, _required(row, columns.chosen, "chosen"))
-    rejected_head, rejected = _answer(row, columns.rejected, _required(row, columns.rejected, "rejected"))
-    if messages is not None:
-        prompt = _messages(row, columns.messages or "messages", messages)
-    elif chosen_head and _value(row, columns.prompt) in (_MISSING, None):
-        prompt = chosen_head  # whole conversations as answers: the prompt is what comes before the last turn
-    else:
-        given = _required(row, columns.prompt, "prompt")
-        prompt = (
-            (Message(role="user", content=_text(row, columns.prompt, given)),)
-            if isinstance(given, str)
-            else _messages(row, columns.prompt, given)
-        )
-    heads = [head for head in (chosen_head, rejected_head) if head and head != prompt]
-    return _Pair(prompt, heads[0] if heads else prompt, chosen, rejected)
-
-
-def _answer(row: Row, column: str, value: Any) -> tuple[tuple[Message, ...], str]:
-    """What comes before an answer (nothing, where the answer is plain text), and the answer."""
-    if not isinstance(value, list):
-        return (), _text(row, column, value)
-    turns = _messages(row, column, value)
-    if not turns or turns[-1].role != "assistant":
-        raise UserError("does not end in an assistant turn", where=row.at(column), fix="end it with the answer")
-    return turns[:-1], turns[-1].content
-
-
-def _messages(row: Row, column: str, value: Any) -> tuple[Message, ...]:
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        expected = "a list of messages" if isinstance(value, str) else "a text or a list of messages"
-        raise UserError(
-            f"is {_kind(value)}, not {expected}",
-            where=row.at(column),
-            fix='write [{"role": "user", "content": "…"}]',
-        )
-    return tuple(_message(row, f"{column}.{place}", item) for place, item in enumerate(value))
-
-
-def _message(row: Row, field: str, item: Any) -> Message:
-    if not isinstance(item, Mapping) or "role" not in item or "content" not in item:
-        fix = 'write {"role": "user", "content": "…"}'
-        raise UserError("is not a {role, content} object", where=row.at(field), fix=fix)
-    role, roles = item["role"], list(get_args(Role))
-    if role not in roles:
-        raise UserError(f"unknown role {role!r}", where=row.at(f"{field}.role"), fix=nearest(str(role), roles))
-    return Message(role=role, content=_text(row, f"{field}.content", item["content"]))
-
-
-def _provenance(row: Row, source: TableSource, split: Split | None) -> Provenance:
-    columns = source.columns
-
-    def text(field: str, default: str) -> str:
-        value = _optional(row, columns, field)
-        return default if value is None or value == "" else _text(row, getattr(columns, field), value)
-
-    identifier = _optional(row, columns, "id")
-    if isinstance(identifier, int) and not isinstance(identifier, bool):
-        identifier = str(identifier)
-    return Provenance(
-        dataset=source.name,
-        source_chosen=text("source_chosen", source.source_chosen),
-        source_rejected=text("source_rejected", source.source_rejected),
-        annotator=text("annotator", source.annotator),
-        licence=text("licence", source.licence),
-        split=split,
-        original_id=str(row.number) if identifier is None else _text(row, columns.id or "id", identifier),
-    )
-
-
-def _split(row: Row, source: TableSource) -> Split | None:
-    column = source.columns.split
-    value = _optional(row, source.columns, "split")
-    if value is None:
-        if source.splits is not None:
-            raise UserError(
-                "the row has no split, but the source asks for some",
-                where=row.at(column or "split"),
-                fix="set splits: null, or name the file's split column in columns.split",
-            )
+def _of_table(source: TableSource, row: Row) -> Example | Dropped | None:
+    split = table_split(row, source)
+    if source.splits is not None and split not in source.splits:
         return None
-    name = OTHER_SPLIT_NAMES.get(value, value) if isinstance(value, str) else value
-    for split in SPLITS:
-        if name == split:
-            return split
-    raise UserError(
-        f"unknown split {value!r}",
-        where=row.at(column or "split"),
-        fix=f"use one of {', '.join(SPLITS)}, or set columns.split: null to ignore the column",
+    origin = table_origin(row, source, split)
+    weight = table_weight(row, source) * source.weight
+    if source.kind == "preference":
+        return _comparison(source, row, table_pair(row, source), origin, weight)
+    if source.kind == "prompt":
+        return _named(PromptOnly(prompt=_prompt(row, table_prompt(row, source)), provenance=origin))
+    turns, response = table_answer(row, source)
+    prompt = _prompt(row, turns)
+    if not response.strip():
+        raise _empty(row, "empty response", source.columns.response)
+    assert isinstance(origin, Authorship)
+    answer = {"prompt": prompt, "response": response, "weight": weight, "provenance": origin}
+    if source.kind == "judgement":
+        return _named(Judgement(**answer, label=table_label(row, source)))
+    return _named(Demonstration(**answer))
+
+
+def _comparison(
+    source: PairSource, row: Row, pair: Pair, origin: Origin, weight: float | None = None
+) -> Comparison | Dropped:
+    """The comparison in a row, or why it states none."""
+    assert isinstance(origin, Provenance)
+    origin = origin.model_copy(update=pair.known)
+    strength = pair.strength
+    if isinstance(strength, str):
+        return Dropped(origin, strength, row.at("preference"))
+    if pair.swapped:
+        by = {"source_chosen": origin.source_rejected, "source_rejected": origin.source_chosen}
+        origin = origin.model_copy(update=by)
+    if pair.chosen_turns != pair.rejected_turns:
+        raise BadRow(
+            "transcripts differ before the last turn",
+            "chosen and rejected answer different conversations: they differ before the last turn",
+            where=row.at("rejected"),
+            fix="pair answers to one conversation",
+        )
+    prompt = _prompt(row, pair.chosen_turns)
+    for name, text in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+        if not text.strip():
+            raise _empty(row, f"empty {name}", name)
+    if pair.chosen == pair.rejected:
+        raise BadRow("chosen equals rejected", "chosen equals rejected", where=row.at("rejected"), fix="remove the row")
+    margin = source.margin if strength.margin is None else strength.margin
+    known = margin if strength.soft_label is None else 2 * strength.soft_label - 1
+    if known is not None and known < getattr(source, "least_margin", 0.0):
+        return Dropped(origin, "tie", row.at("margin"))
+    chosen, rejected = (pair.rejected, pair.chosen) if pair.swapped else (pair.chosen, pair.rejected)
+    return _named(
+        Comparison(
+            prompt=prompt,
+            chosen=chosen,
+            rejected=rejected,
+            margin=margin,
+            soft_label=strength.soft_label,
+            weight=source.weight if weight is None else weight,
+            provenance=origin,
+        )
     )
 
 
-def _margin(row: Row, source: SourceConfig) -> float | None:
-    if isinstance(source, HhSource) or source.columns.margin is None:
-        return source.margin
-    value = _optional(row, source.columns, "margin")
-    if value is None:
-        return source.margin
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise UserError(f"is {_kind(value)}, not a number", where=row.at(source.columns.margin), fix=_MARGIN_FIX)
-    if not math.isfinite(value) or not 0 < value <= 1:
-        raise UserError(f"{value} is outside (0, 1]", where=row.at(source.columns.margin), fix=_MARGIN_FIX)
-    return float(value)
-
-
-_MARGIN_FIX = "rescale margins into (0, 1], or set columns.margin: null to ignore the column"
-
-# ---------------------------------------------------------------------------------------------- transcripts
-
-_TURN = re.compile(r"\n\n(Human|Assistant):")
-_HH_ROLES: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
-
-
-def _transcript(row: Row, field: str) -> tuple[Message, ...]:
-    """Turns of an HH transcript, then the assistant's answer, empty where it has none.
-
-    Neighbouring turns of one speaker are one turn, because chat templates refuse two in a row.
-    """
-    parts = _TURN.split(_text(row, field, _required(row, field, field)))
-    if parts[0].strip() or len(parts) < 3:
-        raise UserError(
-            "not an HH transcript",
-            where=row.at(field),
-            fix=r'it must begin with "\n\nHuman:" or "\n\nAssistant:"; for plain columns use format: jsonl',
+def _prompt(row: Row, turns: tuple[Message, ...]) -> Prompt:
+    if not turns or not turns[-1].content.strip():
+        raise _empty(row, "empty prompt", "prompt")
+    if turns[-1].role != "user":
+        raise BadRow(
+            "no user turn before the answer",
+            f"the prompt ends in a turn of the {turns[-1].role}, not of the user",
+            where=row.at("prompt"),
+            fix="end the prompt with what the user says",
         )
-    if parts[-2] != "Assistant":
-        parts += ["Assistant", ""]
-    turns: list[Message] = []
-    for name, body in zip(parts[1:-2:2], parts[2:-2:2], strict=True):
-        role, content = _HH_ROLES[name], body.strip()
-        if turns and turns[-1].role == role:
-            content = "\n\n".join(filter(None, (turns.pop().content, content)))
-        turns.append(Message(role=role, content=content))
-    return (*turns, Message(role="assistant", content=parts[-1].strip()))
+    return Prompt(messages=turns)
+
+
+def _empty(row: Row, reason: str, field: str) -> BadRow:
+    return BadRow(reason, f"{reason.removeprefix('empty ')} is empty", where=row.at(field), fix="fill it in")
+
+
+def _named(example: E) -> E:
+    """The example with a name made of its content, where its file gives none.
+
+    Such a name does not depend on where in which file the row stands, so shuffling or re-sharding changes nothing.
+    """
+    if example.provenance.original_id:
+        return example
+    digest = hashlib.sha256(example.model_dump_json().encode()).hexdigest()[:16]
+    return example.model_copy(update={"provenance": example.provenance.model_copy(update={"original_id": digest})})
