@@ -19,26 +19,32 @@ def bradley_terry_loss(
     rejected: Tensor,
     weights: Tensor,
     margins: Tensor,
+    labels: Tensor,
     smoothing: float = 0.0,
     centring: float = 0.0,
 ) -> Tensor:
-    """Weighted Bradley-Terry loss.
+    """Weighted Bradley-Terry loss: cross entropy between labels, certain or soft, and `σ(Δ - m)`.
 
-    `L = Σ w [-(1-ε) log σ(Δ - m) - ε log σ(-(Δ - m))] / Σ w + c · mean((r_c + r_r)²)` with `Δ = r_c - r_r`.
+    `L = Σ w [-p' log σ(Δ - m) - (1-p') log σ(-(Δ - m))] / Σ w + c · mean((r_c + r_r)²)` with `Δ = r_c - r_r` and
+    `p' = p (1-ε) + (1-p) ε`.
 
-    Margin as in Llama 2 (arXiv 2307.09288, eq. 2); centring as in arXiv 2312.09244, eq. 2; ε is the probability that a
-    label is wrong.
+    The soft label p is the probability that the chosen answer is the better one, for example the share of annotators
+    who said so (μ of arXiv 1706.03741, the loss after eq. 1); ε is the probability that a label is wrong. The loss of a
+    pair is least at `σ(Δ - m) = p'`: at p = ½ where its gap is its margin. Margin as in Llama 2 (arXiv 2307.09288,
+    eq. 2); centring as in arXiv 2312.09244, eq. 2.
 
     Args:
         chosen: (n,) scores of the preferred answers.
         rejected: (n,) scores of the others.
         weights: (n,) positive weights.
         margins: (n,) margins in score units; zero for none.
+        labels: (n,) p in [½, 1]; one for certain.
         smoothing: ε in [0, 0.5).
         centring: c >= 0.
     """
     gap = chosen - rejected - margins
-    losses = -(1.0 - smoothing) * functional.logsigmoid(gap) - smoothing * functional.logsigmoid(-gap)
+    right = labels * (1.0 - smoothing) + (1.0 - labels) * smoothing
+    losses = -right * functional.logsigmoid(gap) - (1.0 - right) * functional.logsigmoid(-gap)
     return (weights * losses).sum() / weights.sum() + centring * ((chosen + rejected) ** 2).mean()
 
 

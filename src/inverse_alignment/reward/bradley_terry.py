@@ -1,4 +1,4 @@
-"""Bradley-Terry reward models through TRL's RewardTrainer, with the weights and smoothing that it lacks."""
+"""Bradley-Terry reward models through TRL's RewardTrainer, with the weights and soft labels that it lacks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PairLoss:
 
 
 class WeightedRewardTrainer(RewardTrainer):
-    """RewardTrainer with our loss: weights per pair, label smoothing (TRL ignores it), margins, centring."""
+    """RewardTrainer with our loss: weights and soft labels of pairs, smoothing (TRL ignores it), margins, centring."""
 
     def __init__(self, *, pair_loss: PairLoss, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -54,6 +54,7 @@ class WeightedRewardTrainer(RewardTrainer):
             rejected,
             inputs["weights"],
             inputs["margin"] if self._pair_loss.use_margins else torch.zeros_like(chosen),
+            inputs["soft_labels"],
             self._pair_loss.smoothing,
             self._pair_loss.centring,
         )
@@ -61,7 +62,7 @@ class WeightedRewardTrainer(RewardTrainer):
 
 
 class PairCollator:
-    """TRL's collator, and the weights that it would drop."""
+    """TRL's collator, and the weights and soft labels that it would drop."""
 
     def __init__(self, pad_token_id: int) -> None:
         self._pairs = DataCollatorForPreference(pad_token_id=pad_token_id)
@@ -69,19 +70,24 @@ class PairCollator:
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Pad the pairs of a batch."""
         batch: dict[str, Tensor] = self._pairs(examples)
-        return {**batch, "weights": torch.tensor([example["weight"] for example in examples])}
+        ours = {"weights": "weight", "soft_labels": "soft_label"}
+        return {**batch, **{key: torch.tensor([example[name] for example in examples]) for key, name in ours.items()}}
 
 
 def pair_rows(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Comparison], weights: Sequence[float], max_tokens: int
 ) -> list[dict[str, Any]]:
-    """Token ids of pairs as the trainer takes them; a pair's own weight multiplies the given one."""
+    """Token ids of pairs as the trainer takes them.
+
+    A pair's own weight multiplies the given one; without a soft label its label is certain.
+    """
     return [
         {
             "chosen_ids": encode_full(tokenizer, pair.prompt, pair.chosen, max_tokens),
             "rejected_ids": encode_full(tokenizer, pair.prompt, pair.rejected, max_tokens),
             "margin": pair.margin or 0.0,
             "weight": weight * pair.weight,
+            "soft_label": 1.0 if pair.soft_label is None else pair.soft_label,
         }
         for pair, weight in zip(pairs, weights, strict=True)
     ]

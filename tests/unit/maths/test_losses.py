@@ -113,16 +113,63 @@ def test_preference_likelihood_and_loss_by_hand():
         preference_log_likelihood(chosen, rejected), torch.tensor([-0.126928, -1.313262]), rtol=1e-5, atol=1e-6
     )
     ones, zeros = torch.ones(2), torch.zeros(2)
-    assert bradley_terry_loss(chosen, rejected, ones, zeros).item() == pytest.approx(0.720095, rel=1e-5)
+    assert bradley_terry_loss(chosen, rejected, ones, zeros, ones).item() == pytest.approx(0.720095, rel=1e-5)
     # weights 3:1; smoothing ε adds ε·gap to each loss; centring 0.5 · mean(4, 1); margin 1 shifts the gap
-    weighted = bradley_terry_loss(chosen, rejected, torch.tensor([3.0, 1.0]), zeros)
+    weighted = bradley_terry_loss(chosen, rejected, torch.tensor([3.0, 1.0]), zeros, ones)
     assert weighted.item() == pytest.approx((3 * 0.126928 + 1.313262) / 4, rel=1e-5)
-    smooth = bradley_terry_loss(chosen, rejected, ones, zeros, smoothing=0.1)
+    smooth = bradley_terry_loss(chosen, rejected, ones, zeros, ones, smoothing=0.1)
     assert smooth.item() == pytest.approx(0.720095 + 0.1 * (2 - 1) / 2, rel=1e-5)
-    centred = bradley_terry_loss(chosen, rejected, ones, zeros, centring=0.5)
+    centred = bradley_terry_loss(chosen, rejected, ones, zeros, ones, centring=0.5)
     assert centred.item() == pytest.approx(0.720095 + 0.5 * 2.5, rel=1e-5)
-    margin = bradley_terry_loss(chosen, rejected, ones, torch.tensor([2.0, -1.0]))
+    margin = bradley_terry_loss(chosen, rejected, ones, torch.tensor([2.0, -1.0]), ones)
     assert margin.item() == pytest.approx(math.log(2), rel=1e-5)
+
+
+def test_soft_labels_by_hand():
+    chosen, rejected, weights = torch.tensor([2.0, 0.0]), torch.tensor([0.0, 1.0]), torch.tensor([3.0, 1.0])
+    labels = torch.tensor([0.8, 0.5])
+    # -log σ(2) = 0.126928, -log σ(-2) = 2.126928, -log σ(-1) = 1.313262, -log σ(1) = 0.313262
+    first, second = 0.8 * 0.126928 + 0.2 * 2.126928, 0.5 * 1.313262 + 0.5 * 0.313262
+    loss = bradley_terry_loss(chosen, rejected, weights, torch.zeros(2), labels)
+    assert loss.item() == pytest.approx((3 * first + second) / 4, rel=1e-5)
+    # ε = 0.1: p' = 0.8 · 0.9 + 0.2 · 0.1 = 0.74, and ½ stays ½
+    smoothed = bradley_terry_loss(chosen, rejected, weights, torch.zeros(2), labels, smoothing=0.1)
+    assert smoothed.item() == pytest.approx((3 * (0.74 * 0.126928 + 0.26 * 2.126928) + second) / 4, rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_certain_label_leaves_the_loss_with_hard_labels(smoothing):
+    generator = torch.Generator().manual_seed(0)
+    chosen, rejected, margins = torch.randn(3, 50, generator=generator, dtype=torch.float64).unbind()
+    weights = torch.rand(50, generator=generator, dtype=torch.float64) + 0.1
+    gap = chosen - rejected - margins
+    hard = -(1 - smoothing) * torch.log(torch.sigmoid(gap)) - smoothing * torch.log(torch.sigmoid(-gap))
+    loss = bradley_terry_loss(chosen, rejected, weights, margins, torch.ones_like(weights), smoothing)
+    torch.testing.assert_close(loss, (weights * hard).sum() / weights.sum())
+    doubted = bradley_terry_loss(chosen, rejected, weights, margins, torch.full_like(weights, 0.7), smoothing)
+    assert abs(float(doubted - loss)) > 0.01
+
+
+def test_smoothing_a_certain_label_is_a_soft_label():
+    chosen, rejected, ones, zeros = torch.tensor([1.5]), torch.tensor([0.2]), torch.ones(1), torch.zeros(1)
+    smoothed = bradley_terry_loss(chosen, rejected, ones, zeros, ones, smoothing=0.3)
+    torch.testing.assert_close(smoothed, bradley_terry_loss(chosen, rejected, ones, zeros, torch.tensor([0.7])))
+
+
+@pytest.mark.parametrize(("label", "margin"), [(0.5, 0.0), (0.5, 0.4), (0.8, 0.0), (0.8, 0.4)])
+def test_the_loss_is_least_where_the_model_is_as_sure_as_the_label(label, margin):
+    """The gradient in the gap is σ(Δ - m) - p: zero at σ(Δ - m) = p, so at Δ = m for a label of one half."""
+
+    def slope(gap):
+        chosen = torch.tensor([gap], dtype=torch.float64, requires_grad=True)
+        ones, zeros = torch.ones_like(chosen), torch.zeros_like(chosen)
+        bradley_terry_loss(chosen, zeros, ones, zeros + margin, ones * label).backward()
+        return chosen.grad.item()
+
+    best = margin + math.log(label / (1 - label))
+    assert slope(best) == pytest.approx(0.0, abs=1e-12)
+    assert slope(best - 0.5) < 0 < slope(best + 0.5)
+    assert slope(margin) == pytest.approx(0.5 - label)  # where a certain label would pull with 0.5 - 1
 
 
 @given(st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), min_size=1, max_size=8), st.floats(-20, 20))
@@ -131,8 +178,8 @@ def test_only_score_differences_matter(pairs, shift):
     chosen, rejected = torch.tensor(pairs, dtype=torch.float64).unbind(-1)
     ones, zeros = torch.ones_like(chosen), torch.zeros_like(chosen)
     torch.testing.assert_close(
-        bradley_terry_loss(chosen + shift, rejected + shift, ones, zeros),
-        bradley_terry_loss(chosen, rejected, ones, zeros),
+        bradley_terry_loss(chosen + shift, rejected + shift, ones, zeros, ones),
+        bradley_terry_loss(chosen, rejected, ones, zeros, ones),
     )
 
 

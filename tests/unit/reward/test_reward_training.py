@@ -1,4 +1,4 @@
-"""Reward-model training: what weights, smoothing and margins change, and that a killed run ends with the same bytes."""
+"""Reward-model training: what weights, labels and margins change, and that a killed run ends with the same bytes."""
 
 from __future__ import annotations
 
@@ -84,7 +84,41 @@ def test_a_pairs_own_weight_multiplies_the_selectors():
     row = pair_rows(tiny.tokenizer(), [pair], [3.0], 48)[0]
     assert row["weight"] == 1.5 and row["margin"] == 0.25
     assert row["chosen_ids"][-1] == row["rejected_ids"][-1] == tiny.tokenizer().eos_token_id
-    assert pair_rows(tiny.tokenizer(), [tiny.pair("q", "yes", "no")], [1.0], 48)[0]["margin"] == 0.0
+    plain = pair_rows(tiny.tokenizer(), [tiny.pair("q", "yes", "no")], [1.0], 48)[0]
+    assert plain["margin"] == 0.0 and plain["soft_label"] == plain["weight"] == 1.0
+    doubted = tiny.pair("q", "yes", "no", soft_label=0.75)
+    assert pair_rows(tiny.tokenizer(), [doubted], [1.0], 48)[0]["soft_label"] == 0.75
+
+
+def test_a_pairs_own_weight_decides_whom_the_model_believes(tmp_path):
+    def weighted(pairs, weight):
+        return [pair.model_copy(update={"weight": weight}) for pair in pairs]
+
+    wrong = [flipped(pair, 100 + i) for i, pair in enumerate(PAIRS)]
+    heeded, _ = train(tmp_path / "a", weighted(PAIRS, 1.0) + weighted(wrong, 1e-6))
+    turned, _ = train(tmp_path / "b", weighted(PAIRS, 1e-6) + weighted(wrong, 1.0))
+    assert accuracy(heeded, PAIRS) > 0.9 and accuracy(turned, PAIRS) < 0.1
+    scaled, _ = train(tmp_path / "c", weighted(PAIRS, 0.25), epochs=0.5)
+    same, _ = train(tmp_path / "d", PAIRS, epochs=0.5)
+    assert tiny.same(tiny.weights(scaled), tiny.weights(same))  # only weights relative to each other count
+
+
+def test_soft_labels_say_how_sure_the_model_becomes(tmp_path):
+    def gap(model):
+        score = RewardScorer(model, tiny.tokenizer(), 48, 64)
+        prompts = [pair.prompt for pair in PAIRS]
+        return float((score(prompts, [p.chosen for p in PAIRS]) - score(prompts, [p.rejected for p in PAIRS])).mean())
+
+    def labelled(soft_label):
+        return [pair.model_copy(update={"soft_label": soft_label}) for pair in PAIRS]
+
+    unset, _ = train(tmp_path / "a")
+    certain, _ = train(tmp_path / "b", labelled(1.0))
+    assert tiny.same(tiny.weights(unset), tiny.weights(certain))
+    gaps = {p: gap(train(tmp_path / f"p{p}", labelled(p), epochs=8)[0]) for p in (0.5, 0.7, 0.9)}
+    # the best gap of a pair is log(p / (1 - p)): 0, 0.847 and 2.197
+    assert abs(gaps[0.5]) < 0.1 and gaps[0.7] == pytest.approx(0.847, abs=0.2)
+    assert gaps[0.9] == pytest.approx(2.197, abs=0.4)
 
 
 def test_smoothing_changes_the_fit(tmp_path):
