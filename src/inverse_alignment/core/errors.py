@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from difflib import get_close_matches
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_IN_RUST = re.compile(rf"\(os error ({'|'.join(map(str, _FULL))})\)")  # safetensors and tokenizers write by Rust
 
 
 class UserError(Exception):
@@ -34,3 +39,14 @@ def nearest(name: str, valid: list[str]) -> str:
     if close:
         return f"did you mean '{close[0]}'?"
     return f"valid names: {', '.join(sorted(valid))}" if valid else "there is nothing of that kind"
+
+
+def no_room(error: BaseException | None) -> BaseException | None:
+    """The error itself, or the one it came from, that says a device or a quota is full; None where none does."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if (isinstance(error, OSError) and error.errno in _FULL) or _FULL_IN_RUST.search(str(error)):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None

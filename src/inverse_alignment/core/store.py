@@ -12,17 +12,19 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from inverse_alignment.core.artifact import RECORD, RUNTIME, Artifact, digest_of, list_files, sha256_file, subtree
 from inverse_alignment.core.checkpoint import fsync_folder, fsync_tree
+from inverse_alignment.core.errors import UserError, no_room
 from inverse_alignment.core.fingerprint import fingerprint
 
 STAMP = ".verified.json"  # size and mtime of each file when its hash was last seen to agree
 SCHEMA = 1
+FULL_BYTES = 1 << 16  # less free than this, and a failed write needs no other reason
 
 Build = Callable[[Path, Path], Mapping[str, Any]]
 """Writes a stage's files into its first argument, keeps partial state in the second, returns headline metrics."""
@@ -63,20 +65,28 @@ class Store:
 
         Two processes that want the same artifact build it once: the second waits for the first. A folder whose files
         no longer agree with its record is set aside and built again.
+
+        Raises:
+            UserError: nothing can be written at the store's place, or there is no room left.
         """
         key = fingerprint(identity)
-        with self._locked(key):
-            if found := self.find(stage, identity):
-                return found
-            scratch, partial = self.root / ".scratch" / key, self.partial(stage, identity)
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir(parents=True)
-            partial.mkdir(parents=True, exist_ok=True)
-            metrics = build(scratch, partial)
-            record = _record(scratch, kind, parts, key, identity, metrics)
-            entry = self._publish(scratch, stage, key, record)
-            shutil.rmtree(partial, ignore_errors=True)
-            return entry
+        scratch = self.root / ".scratch" / key
+        with self._locked(stage, key):
+            try:
+                with self._refusing_a_full_device(stage):
+                    if found := self.find(stage, identity):
+                        return found
+                    partial = self.partial(stage, identity)
+                    shutil.rmtree(scratch, ignore_errors=True)
+                    scratch.mkdir(parents=True)
+                    partial.mkdir(parents=True, exist_ok=True)
+                    metrics = build(scratch, partial)
+                    record = _record(scratch, kind, parts, key, identity, metrics)
+                    entry = self._publish(scratch, stage, key, record)
+                shutil.rmtree(partial, ignore_errors=True)
+                return entry
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
 
     def partial(self, stage: str, identity: Mapping[str, Any]) -> Path:
         """Where a stage of this identity keeps its checkpoints until it is finished."""
@@ -114,13 +124,31 @@ class Store:
         return Entry(_reference(target, record), record, reused=False)
 
     @contextmanager
-    def _locked(self, key: str) -> Iterator[None]:
+    def _locked(self, stage: str, key: str) -> Iterator[None]:
         """An OS lock, freed by the kernel when its owner dies; a plain lock file would outlive `kill -9`."""
         folder = self.root / ".locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / key).open("w") as file:
+        try:
+            with self._refusing_a_full_device(stage):
+                folder.mkdir(parents=True, exist_ok=True)
+                file = (folder / key).open("w")
+        except OSError as error:
+            raise _unwritable(self.root, error.strerror or str(error)) from error
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+    @contextmanager
+    def _refusing_a_full_device(self, stage: str) -> Iterator[None]:
+        """Say it in three lines when a device or quota is full; every other error passes."""
+        try:
+            yield
+        except Exception as error:
+            free = shutil.disk_usage(_above(self.root)).free
+            full = no_room(error)
+            likely = isinstance(error, (OSError, RuntimeError)) and free < FULL_BYTES  # torch's writer gives no reason
+            if isinstance(error, UserError) or not (full or likely):
+                raise
+            raise _without_room(full, self.root, stage, free) from error
 
 
 class RemoteStore(Store):
@@ -152,12 +180,16 @@ class RemoteStore(Store):
         record = json.loads(self.files.cat_file(f"{remote}/{RECORD}"))
         scratch = self.root / ".scratch" / f"{key}.fetch"
         shutil.rmtree(scratch, ignore_errors=True)
-        for name in [*record["files"], RECORD]:
-            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-            self.files.get_file(f"{remote}/{name}", str(scratch / name))
-        shutil.rmtree(target, ignore_errors=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch.rename(target)
+        try:
+            with self._refusing_a_full_device(stage):
+                for name in [*record["files"], RECORD]:
+                    (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+                    self.files.get_file(f"{remote}/{name}", str(scratch / name))
+                shutil.rmtree(target, ignore_errors=True)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                scratch.rename(target)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
     def _publish(self, scratch: Path, stage: str, key: str, record: dict[str, Any]) -> Entry:
         entry = super()._publish(scratch, stage, key, record)
@@ -172,8 +204,57 @@ class RemoteStore(Store):
 
 
 def open_store(location: str) -> Store:
-    """The store at a local folder, or at an fsspec URL such as `s3://bucket/prefix` with a cache in `artifacts/`."""
-    return RemoteStore(location, Path("artifacts").resolve()) if "://" in location else Store(Path(location).resolve())
+    """The store at a local folder, or at an fsspec URL such as `s3://bucket/prefix` with a cache in `artifacts/`.
+
+    Raises:
+        UserError: no folder can be written there, or nothing here speaks the URL's protocol.
+    """
+    if "://" not in location:
+        return Store(_writable(Path(location).resolve()))
+    cache = _writable(Path("artifacts").resolve())
+    try:
+        return RemoteStore(location, cache)
+    except (ValueError, ImportError) as error:  # of fsspec: no such protocol, or its package is not installed
+        raise UserError(
+            f"no file system for the artifact store: {error}",
+            where=f"store={location}",
+            fix="name a folder, or a URL whose fsspec package is installed",
+        ) from error
+
+
+def _above(root: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(folder for folder in (root, *root.parents) if folder.exists())
+
+
+def _writable(root: Path) -> Path:
+    """The folder, if it can be written, or made where there is none yet; nothing is made."""
+    above = _above(root)
+    if not above.is_dir():
+        raise _unwritable(root, f"{above} is a file")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise _unwritable(root, f"{above} may not be written")
+    return root
+
+
+def _unwritable(root: Path, why: str) -> UserError:
+    return UserError(
+        f"the artifact store cannot be written: {why}",
+        where=f"store={root}",
+        fix="set store to a folder you may write, for example --set store=artifacts",
+    )
+
+
+def _without_room(full: BaseException | None, root: Path, stage: str, free: int) -> UserError:
+    """The device of the store is full, or that of another file, if the error names one."""
+    at = Path(full.filename).resolve() if isinstance(full, OSError) and isinstance(full.filename, str) else root
+    own = at.is_relative_to(root)
+    return UserError(
+        f"no room left on the device, in stage {stage}",
+        where=f"store={root}, {free / 1e6:.1f} MB free" if own else str(at),
+        fix=f"free space there{', or set store to a folder with room' if own else ''}; what is finished stays, "
+        "and the same command goes on",
+    )
 
 
 def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -239,9 +320,14 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _write_stamp(folder: Path, files: Mapping[str, str]) -> None:
+    """Remember when the files were seen to agree; where that cannot be written, they are hashed again next time."""
     temporary = folder / f"{STAMP}.{os.getpid()}"
-    temporary.write_text(json.dumps({name: _stamp(folder / name) for name in files}))
-    temporary.rename(folder / STAMP)
+    try:
+        temporary.write_text(json.dumps({name: _stamp(folder / name) for name in files}))
+        temporary.rename(folder / STAMP)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _verify(folder: Path, files: Mapping[str, str]) -> bool:
