@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import datetime
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from inverse_alignment.core.configuration import NOT_IDENTITY, Section
+
+
+def _iso_date(value: Any) -> str:
+    """A date in its one spelling, as text, because a fingerprint needs JSON; YAML reads an unquoted one as a date."""
+    text = value.isoformat() if isinstance(value, datetime.date) else value
+    try:
+        return datetime.date.fromisoformat(text).isoformat()
+    except (TypeError, ValueError):
+        raise PydanticCustomError("iso_date", "should be a date such as 2024-07-26") from None
+
+
+IsoDate = Annotated[str, BeforeValidator(_iso_date)]
 
 
 class InitialisedModel(Section):
@@ -34,6 +48,10 @@ class CheckpointModel(Section):
     )
     context: int = Field(1024, ge=16, description="most tokens of prompt and response together")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="weights while training")
+    template_date: IsoDate | None = Field(
+        None,
+        description="date that a chat template asking for today's date is given; null: such a template is refused",
+    )
 
 
 ModelSpec = Annotated[InitialisedModel | CheckpointModel, Field(discriminator="type")]

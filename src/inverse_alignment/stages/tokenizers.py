@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def build(inputs: Mapping[str, Path], config: TokenizersConfig, context: StageCo
                 trained[spec.vocab_size] = train_tokenizer(_texts(config.sources, inputs), spec.vocab_size)
             tokenizer = trained[spec.vocab_size]
         else:
-            loaded = load_tokenizer(inputs[f"{role}_model"])
+            date = datetime.date.fromisoformat(spec.template_date) if spec.template_date else None
+            loaded = load_tokenizer(inputs[f"{role}_model"], date)
             tokenizer = loaded.tokenizer
             notes += loaded.notes
         tokenizer.save_pretrained(context.out / role)
@@ -48,12 +50,16 @@ def build(inputs: Mapping[str, Path], config: TokenizersConfig, context: StageCo
 
 def _texts(sources: tuple[SourceConfig, ...], inputs: Mapping[str, Path]) -> Iterator[str]:
     """Every turn and answer of the sources, row by row."""
-    from inverse_alignment.core.records import Comparison
+    from inverse_alignment.core.records import Comparison, Demonstration, Example, Judgement
     from inverse_alignment.data.read import read
 
     for source in sources:
-        for pair in read(source, inputs[f"source.{source.name}"]):
-            if isinstance(pair, Comparison):
-                yield from (message.content for message in pair.prompt.messages)
-                yield pair.chosen
-                yield pair.rejected
+        for example in read(source, inputs[f"source.{source.name}"]):
+            if isinstance(example, Example):  # not a row that was dropped
+                yield from (message.content for message in example.prompt.messages)
+            match example:
+                case Comparison():
+                    yield example.chosen
+                    yield example.rejected
+                case Demonstration() | Judgement():
+                    yield example.response

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.records import Comparison, Message, Prompt
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Degenerate = Literal["empty after tokenisation", "identical after tokenisation", "longer than the context"]
+DEGENERATE: tuple[Degenerate, ...] = get_args(Degenerate)
 TooLong = Literal["truncate", "drop"]
 _QUOTED = 60  # most characters of a prompt that an error repeats
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 PAD, END, USER, ASSISTANT, SYSTEM = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
 SPECIAL_TOKENS = (PAD, END, USER, ASSISTANT, SYSTEM)
 _BYTES = 256
+_CLOCK = "strftime_now"  # the only clock that transformers gives to chat templates
+_CLOCK_CALL = re.compile(rf"""{_CLOCK}\s*\(\s*(?:format\s*=\s*)?("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')\s*\)""")
+_CLOCK_TEST = re.compile(rf"{_CLOCK}\s+is\s+(not\s+)?defined")
 
 
 @dataclass(frozen=True)
@@ -88,14 +93,18 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
-def load_tokenizer(path: Path) -> LoadedTokenizer:
+def load_tokenizer(path: Path, template_date: datetime.date | None = None) -> LoadedTokenizer:
     """Load a tokenizer from a folder, without running code from it and without the network.
 
     A missing pad token becomes the end token: padding is told from text by masks, never by its id. A missing chat
     template becomes the plain one.
 
+    Args:
+        template_date: what a chat template that asks for today's date is given, from now on and when it is saved.
+
     Raises:
-        UserError: there is no folder, no tokenizer in it, no end token, or its template inserts today's date.
+        UserError: there is no folder, no tokenizer in it, no end token, no template that can be used, or its template
+            inserts today's date and `template_date` is None or cannot take its place.
     """
     from transformers import AutoTokenizer
 
@@ -123,6 +132,14 @@ def load_tokenizer(path: Path) -> LoadedTokenizer:
     if not tokenizer.chat_template:
         tokenizer.chat_template = plain_template()
         notes.append(f"{path.name}: no chat template; the plain one is used")
+    if isinstance(tokenizer.chat_template, dict) and "default" not in tokenizer.chat_template:
+        raise UserError(
+            f"none of the chat templates ({', '.join(sorted(tokenizer.chat_template))}) is called 'default'",
+            where=f"{path}, chat templates",
+            fix="in a copy of the checkpoint give the one for conversations that name",
+        )
+    if template_date is not None:
+        notes.append(f"{path.name}: {_pin_date(tokenizer, template_date, str(path))}")
     refuse_dated_template(tokenizer, str(path))
     tokenizer.padding_side = "left"
     return LoadedTokenizer(tokenizer, tuple(notes))
@@ -132,13 +149,49 @@ def refuse_dated_template(tokenizer: PreTrainedTokenizerBase, where: str) -> Non
     """Refuse a chat template that writes today's date into prompts: tomorrow the same run would differ.
 
     Raises:
-        UserError: the template calls `strftime_now`, the only clock that templates have.
+        UserError: the template mentions `strftime_now`, the only clock that templates have.
     """
-    template = tokenizer.chat_template
-    texts = list(template.values()) if isinstance(template, dict) else [template or ""]
-    if any("strftime_now" in text for text in texts):
+    if any(_CLOCK in text for text in _templates(tokenizer).values()):
         raise UserError(
             "the chat template inserts today's date, so the same run would differ tomorrow",
-            where=f"{where}, chat template, strftime_now",
-            fix='in a copy of the checkpoint replace strftime_now(...) by a fixed date such as "26 Jul 2024"',
+            where=f"{where}, chat template, {_CLOCK}",
+            fix="set template_date of this model (models.policy or models.reward) to a date such as 2024-07-26",
         )
+
+
+def date_pinned(template: str, date: datetime.date) -> str:
+    """The chat template with `date` written in wherever it asks for today's, so that nothing of a clock is left.
+
+    `strftime_now("%d %b %Y")` becomes the literal "26 Jul 2024", and the test whether there is a clock becomes its
+    answer. Where the format is no literal, the call stays.
+    """
+
+    def literal(call: re.Match[str]) -> str:
+        # Jinja reads its literals like this too
+        form = call[1][1:-1].encode("ascii", "backslashreplace").decode("unicode-escape")
+        shown = date.strftime(form).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        return f'"{shown}"'
+
+    return _CLOCK_TEST.sub(lambda test: "false" if test[1] else "true", _CLOCK_CALL.sub(literal, template))
+
+
+def _pin_date(tokenizer: PreTrainedTokenizerBase, date: datetime.date, where: str) -> str:
+    """Write a date into the tokenizer's templates; returns what there was to do, for the log."""
+    before = _templates(tokenizer)
+    after = {name: date_pinned(text, date) for name, text in before.items()}
+    if left := next((text for text in after.values() if _CLOCK in text), None):
+        line = next(line for line in left.splitlines() if _CLOCK in line).strip()
+        raise UserError(
+            "the chat template asks for today's date in a format that is not written out",
+            where=f"{where}, chat template: {line[:100]}",
+            fix=f'in a copy of the checkpoint replace {_CLOCK}(...) by a fixed date such as "{date:%d %b %Y}"',
+        )
+    if after == before:
+        return f"the chat template asks for no date, so template_date {date} changes nothing"
+    tokenizer.chat_template = after if isinstance(tokenizer.chat_template, dict) else after["default"]
+    return f"the chat template is given the date {date}"
+
+
+def _templates(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    template = tokenizer.chat_template
+    return dict(template) if isinstance(template, dict) else {"default": template or ""}
