@@ -7,16 +7,30 @@ from pathlib import Path
 
 import numpy as np
 
+from inverse_alignment.core.errors import UserError
 from inverse_alignment.embedding.lexical import normalise
 
 
 class SentenceTransformerEncoder:
-    """Embeds with a local sentence-transformers model."""
+    """Embeds with a local sentence-transformers model, its weights read as safetensors.
+
+    Raises:
+        UserError: the folder holds no such model.
+    """
 
     def __init__(self, folder: Path, device: str, rows: int) -> None:
         from sentence_transformers import SentenceTransformer
 
-        self._model = SentenceTransformer(str(folder), device=device, trust_remote_code=False, local_files_only=True)
+        safe = {"trust_remote_code": False, "local_files_only": True, "model_kwargs": {"use_safetensors": True}}
+        try:
+            self._model = SentenceTransformer(str(folder), device=device, **safe)
+        except Exception as error:  # sentence-transformers, transformers and json each raise types of their own
+            said = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            raise UserError(
+                f"sentence-transformers cannot load the encoder: {said[0]}",
+                where=str(folder),
+                fix="give a folder that SentenceTransformer.save wrote, or set the encoder's type to lexical",
+            ) from error
         self._rows, self._name = rows, folder.name
 
     @property

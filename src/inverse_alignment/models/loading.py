@@ -10,6 +10,7 @@ import torch
 
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.seeding import derive_seed
+from inverse_alignment.models.checks import SCORE_HEADS
 from inverse_alignment.models.specs import InitialisedModel
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=torch.nn.Module)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+HEAD_LAYERS = ("pre_classifier.", "head.", "dense.")  # fresh layers below a score head, in some encoders
 
 
 def pick_device(name: str) -> torch.device:
@@ -58,16 +60,8 @@ def load_policy(path: Path, dtype: str = "float32") -> PreTrainedModel:
     """
     from transformers import AutoModelForCausalLM
 
-    _require_safetensors(path)
-    model, info = _quietly(
-        lambda: AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype], output_loading_info=True, **_SAFE)
-    )
-    if missing := sorted(info["missing_keys"]):  # transformers would fill them with noise
-        raise UserError(
-            f"not a causal language model: it lacks {missing[0]}",
-            where=str(path),
-            fix="give the folder of a causal language model",
-        )
+    model, missing = _loaded(AutoModelForCausalLM, path, dtype)
+    _require_causal(path, missing)
     return model
 
 
@@ -79,13 +73,7 @@ def load_reward_model(path: Path, dtype: str = "float32") -> PreTrainedModel:
     """
     from transformers import AutoModelForSequenceClassification
 
-    _require_safetensors(path)
-    model, info = _quietly(
-        lambda: AutoModelForSequenceClassification.from_pretrained(
-            path, dtype=DTYPES[dtype], output_loading_info=True, **_SAFE
-        )
-    )
-    missing = sorted(info["missing_keys"])
+    model, missing = _loaded(AutoModelForSequenceClassification, path, dtype)
     if missing or model.config.num_labels != 1:
         found = f"lacks {missing[0]}" if missing else f"has {model.config.num_labels} labels"
         raise UserError(
@@ -97,19 +85,51 @@ def load_reward_model(path: Path, dtype: str = "float32") -> PreTrainedModel:
 
 
 def reward_model_from_trunk(path: Path, seed: int, dtype: str = "float32") -> PreTrainedModel:
-    """A sequence classifier on the trunk of a causal LM, with a fresh score head that depends on the seed alone."""
+    """A sequence classifier on the trunk of a causal LM, with a fresh score head that depends on the seed alone.
+
+    Raises:
+        UserError: the folder holds no model of an architecture with a score head, or lacks weights of its trunk.
+    """
     from transformers import AutoModelForSequenceClassification
 
-    _require_safetensors(path)
-    model: PreTrainedModel = _quietly(
-        lambda: AutoModelForSequenceClassification.from_pretrained(path, dtype=DTYPES[dtype], num_labels=1, **_SAFE)
+    model, missing = _seeded(
+        lambda: _loaded(AutoModelForSequenceClassification, path, dtype, num_labels=1),
+        seed,
     )
+    _require_trunk(path, missing)
     generator = torch.Generator().manual_seed(derive_seed("score head", seed))
     for name, parameter in model.named_parameters():
-        if name.startswith(("score.", "classifier.")):  # the head's two names in transformers
+        if name.startswith(SCORE_HEADS):
             noise = torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5
             parameter.data.copy_(noise if parameter.ndim > 1 else torch.zeros_like(noise))
     return model
+
+
+def rehearse_policy(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Load a policy without its weights: what would be refused at its training is refused now, in seconds.
+
+    Raises:
+        UserError: see `load_policy`; or the tokenizer has ids that the model has no embedding for.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model, missing = _loaded(AutoModelForCausalLM, path, "float32", device_map="meta")
+    _require_causal(path, missing)
+    _require_embeddings(path, model, tokenizer)
+
+
+def rehearse_reward_model(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """The same for the trunk of a reward model; whether its score head is trained, `models.checks` says.
+
+    Raises:
+        UserError: see `reward_model_from_trunk`; or the tokenizer has ids that the model has no embedding for.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    auto = AutoModelForSequenceClassification
+    model, missing = _loaded(auto, path, "float32", num_labels=1, device_map="meta")
+    _require_trunk(path, missing)
+    _require_embeddings(path, model, tokenizer)
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -178,10 +198,74 @@ def _quietly(load: Any) -> Any:
             logging.enable_progress_bar()
 
 
-def _require_safetensors(path: Path) -> None:
+def _loaded(auto: Any, path: Path, dtype: str, **more: Any) -> tuple[PreTrainedModel, list[str]]:
+    """A model of an auto class, and the names of the weights that its folder lacks: transformers fills them with noise.
+
+    Raises:
+        UserError: the folder has no safetensors weights, they have other shapes than its configuration says, or
+            transformers cannot load it.
+    """
     if not any(path.glob("*.safetensors")):
         raise UserError(
             "no safetensors weights",
             where=str(path),
             fix="convert the checkpoint with `model.save_pretrained(folder)`; pickled weights are not loaded",
+        )
+    safely = {**_SAFE, "ignore_mismatched_sizes": True, "output_loading_info": True}  # refused below, by name
+    try:
+        model, info = _quietly(lambda: auto.from_pretrained(path, dtype=DTYPES[dtype], **safely, **more))
+    except Exception as error:  # transformers and safetensors each raise types of their own, some bare Exception
+        said = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise UserError(
+            f"transformers cannot load the model: {said[0]}",
+            where=str(path),
+            fix="fetch the checkpoint again, or give one whose architecture this version of transformers knows",
+        ) from error
+    other = sorted(info["mismatched_keys"])
+    for name, found, wanted in other:
+        if not _is_head(name):
+            raise UserError(
+                f"the weights are not those of the configuration: {name} is {_shape(found)}, not {_shape(wanted)}",
+                where=f"{path / 'config.json'}, and the weights beside it",
+                fix="fetch the checkpoint again",
+            )
+    return model, sorted({*info["missing_keys"], *(name for name, *_ in other)})
+
+
+def _is_head(name: str) -> bool:
+    return name.startswith((*SCORE_HEADS, *HEAD_LAYERS)) or ".pooler." in name
+
+
+def _shape(extents: Any) -> str:
+    return " x ".join(str(extent) for extent in extents)
+
+
+def _require_causal(path: Path, missing: list[str]) -> None:
+    if missing:
+        raise UserError(
+            f"not a causal language model: it lacks {missing[0]}",
+            where=str(path),
+            fix="give the folder of a causal language model",
+        )
+
+
+def _require_trunk(path: Path, missing: list[str]) -> None:
+    trunk = [name for name in missing if not _is_head(name)]
+    if trunk:
+        raise UserError(
+            f"a reward model cannot start from it: it lacks {trunk[0]}",
+            where=str(path),
+            fix="give the folder of a causal language model or sequence classifier",
+        )
+
+
+def _require_embeddings(path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    embeddings = model.get_input_embeddings().weight
+    assert isinstance(embeddings, torch.Tensor)
+    rows = embeddings.shape[0]
+    if len(tokenizer) > rows:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} tokens, but the model embeds only {rows}",
+            where=f"{path}, tokenizer.json",
+            fix="give the tokenizer that the model was trained with, or a model with resized embeddings",
         )
