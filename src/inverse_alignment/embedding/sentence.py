@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,11 @@ class SentenceTransformerEncoder:
     def __init__(self, folder: Path, device: str, rows: int) -> None:
         from sentence_transformers import SentenceTransformer
 
-        safe = {"trust_remote_code": False, "local_files_only": True, "model_kwargs": {"use_safetensors": True}}
+        safe: dict[str, Any] = {
+            "trust_remote_code": False,
+            "local_files_only": True,
+            "model_kwargs": {"use_safetensors": True},
+        }
         try:
             self._model = SentenceTransformer(str(folder), device=device, **safe)
         except Exception as error:  # sentence-transformers, transformers and json each raise types of their own

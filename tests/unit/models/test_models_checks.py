@@ -218,7 +218,7 @@ def test_of_a_head_of_several_layers_the_narrowest_counts(policy):
     assert "3 labels" in refusal(lambda: require_reward_model(policy, KEY, CONTEXT, trained=True)).what
 
 
-# --- encoders ----------------------------------------------------------------------------------------------------------
+# --- encoders --------------------
 
 
 @pytest.fixture
@@ -291,7 +291,7 @@ def test_an_encoder_that_only_loading_shows_to_be_broken_is_refused_too(encoder)
         SentenceTransformerEncoder(encoder, "cpu", 8)
 
 
-# --- rehearsals: loading without the weights ---------------------------------------------------------------------------
+# --- rehearsals: loading without the weights --------------------
 
 
 @pytest.mark.parametrize("rehearse", [rehearse_policy, rehearse_reward_model])
