@@ -132,15 +132,10 @@ def load_tokenizer(path: Path, template_date: datetime.date | None = None) -> Lo
     if not tokenizer.chat_template:
         tokenizer.chat_template = plain_template()
         notes.append(f"{path.name}: no chat template; the plain one is used")
-    if isinstance(tokenizer.chat_template, dict) and "default" not in tokenizer.chat_template:
-        raise UserError(
-            f"none of the chat templates ({', '.join(sorted(tokenizer.chat_template))}) is called 'default'",
-            where=f"{path}, chat templates",
-            fix="in a copy of the checkpoint give the one for conversations that name",
-        )
     if template_date is not None:
         notes.append(f"{path.name}: {_pin_date(tokenizer, template_date, str(path))}")
     refuse_dated_template(tokenizer, str(path))
+    _require_usable_template(tokenizer, str(path))
     tokenizer.padding_side = "left"
     return LoadedTokenizer(tokenizer, tuple(notes))
 
@@ -190,6 +185,36 @@ def _pin_date(tokenizer: PreTrainedTokenizerBase, date: datetime.date, where: st
         return f"the chat template asks for no date, so template_date {date} changes nothing"
     tokenizer.chat_template = after if isinstance(tokenizer.chat_template, dict) else after["default"]
     return f"the chat template is given the date {date}"
+
+
+def _require_usable_template(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """Find out now, not in the middle of a data set, that a template is broken or forgets what it is given."""
+    from jinja2.exceptions import TemplateError, TemplateSyntaxError
+
+    templates = _templates(tokenizer)
+    if "default" not in templates:
+        raise UserError(
+            f"none of the chat templates is called 'default', only {', '.join(sorted(templates))}",
+            where=f"{where}, chat templates",
+            fix="in a copy of the checkpoint give the one for conversations that name",
+        )
+    try:
+        text = tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False)
+    except TemplateSyntaxError as error:
+        raise UserError(
+            f"the chat template is not valid Jinja: {error.message}",
+            where=f"{where}, chat template, line {error.lineno}",
+            fix="correct it in a copy of the checkpoint, or remove it there: then the plain one is used",
+        ) from error
+    except TemplateError:
+        return  # it may ask for another kind of conversation, and says so when it is given one that it refuses
+    if "hello" not in str(text):
+        raise UserError(
+            "the chat template leaves out what the user says when it is plain text",
+            where=f"{where}, chat template",
+            fix="in a copy of the checkpoint replace it by one for text conversations, or remove it: "
+            "then the plain one is used",
+        )
 
 
 def _templates(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:

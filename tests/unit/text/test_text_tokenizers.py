@@ -98,6 +98,44 @@ def test_a_template_with_a_fixed_date_is_accepted(folder):
     assert load_tokenizer(folder).notes == ()
 
 
+@pytest.mark.parametrize(
+    ("template", "says", "where"),
+    [
+        ("a\n{% if %}", "the chat template is not valid Jinja: Expected an expression", "line 2"),
+        ("{{ messages | shout }}", "the chat template is not valid Jinja: No filter named 'shout'", "line 1"),
+        (
+            "{% for part in messages[0]['content'] %}{{ part['text'] }}{% endfor %}",  # takes lists of parts only
+            "the chat template leaves out what the user says when it is plain text",
+            "chat template",
+        ),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_refused_at_once(folder, template, says, where):
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(UserError) as caught:
+        load_tokenizer(folder)
+    assert caught.value.what.startswith(says) and where in caught.value.where and str(folder) in caught.value.where
+
+
+def test_a_template_may_want_another_conversation_than_the_trial_one(folder):
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('a system message, please') }}")
+    tokenizer = load_tokenizer(folder).tokenizer
+    with pytest.raises(UserError, match="a system message, please"):
+        encode_full(tokenizer, Prompt.from_text("hi"), "a dog", 40)
+
+
+def test_several_templates_need_a_default(folder, tokenizer):
+    several = load_tokenizer(folder).tokenizer
+    several.chat_template = {"tool_use": plain_template(), "default": plain_template()}
+    several.save_pretrained(folder)
+    assert encode_full(load_tokenizer(folder).tokenizer, Prompt.from_text("hi"), "a", 40) == encode_full(
+        tokenizer, Prompt.from_text("hi"), "a", 40
+    )
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(UserError, match="none of the chat templates is called 'default', only tool_use"):
+        load_tokenizer(folder)
+
+
 def test_our_template_knows_no_date():
     assert "strftime" not in plain_template() and "date_string" not in plain_template()
 
