@@ -21,7 +21,7 @@ from inverse_alignment.core.configuration import NOT_IDENTITY, Section, identity
 from inverse_alignment.core.context import RuntimeConfig
 from inverse_alignment.core.errors import UserError, nearest
 from inverse_alignment.data.aggregate import AggregateSettings
-from inverse_alignment.data.sources import JsonlSource, SourceConfig
+from inverse_alignment.data.sources import JsonlSource, SourceConfig, TableSource
 from inverse_alignment.models.specs import CheckpointModel, InitialisedModel, ModelSpec
 from inverse_alignment.optimise.settings import PpoConfig
 from inverse_alignment.stages.evaluate import EvaluationConfig
@@ -46,7 +46,20 @@ class DataConfig(Section):
         min_length=1,
         description="files to pool, each with its format",
     )
+    evaluation_sets: tuple[SourceConfig, ...] = Field(
+        (), description="files whose prompts must not be among the pooled rows; they are used for nothing else"
+    )
     aggregate: AggregateSettings = Field(AggregateSettings(), description="how they are pooled, cleaned and split")
+
+    @model_validator(mode="after")
+    def _some_pairs(self) -> DataConfig:
+        if all(isinstance(source, TableSource) and source.kind != "preference" for source in self.sources):
+            raise UserError(
+                "no source holds preferences",
+                where="data.sources",
+                fix="add one with kind: preference; a reward model cannot do without",
+            )
+        return self
 
 
 class ModelsConfig(Section):
@@ -129,6 +142,7 @@ class PipelineConfig(Section):
                     where=f"models.{role}.heads",
                     fix="choose a divisor",
                 )
+        _check_demonstrations(self)
         _check_answers(self, ("reference_sample", "rollout", "ppo", "evaluation"), "")
         for name in self.arms:
             _check_answers(self.for_arm(name), tuple(self.arms[name]), f"arms.{name}.")
@@ -174,6 +188,20 @@ class PipelineConfig(Section):
     def digest(self) -> str:
         """sha256 of `identity()`."""
         return sha256_text(canonical_json(self.identity()))
+
+
+def _check_demonstrations(config: PipelineConfig) -> None:
+    """Some source holds the kind of rows that SFT is to learn from."""
+    if not isinstance(config.sft, TrainSft):
+        return
+    held = {f"{source.kind if isinstance(source, TableSource) else 'preference'}s" for source in config.data.sources}
+    wanted = ["preferences" if kind == "pairs" else kind for kind in config.sft.learn_from]
+    if not held.intersection(wanted):
+        raise UserError(
+            f"SFT learns from {' and '.join(config.sft.learn_from)}, but no source holds any",
+            where="sft.learn_from",
+            fix="add pairs, or a source whose kind is demonstration or judgement",
+        )
 
 
 def _check_answers(config: PipelineConfig, sections: Sequence[str], prefix: str) -> None:

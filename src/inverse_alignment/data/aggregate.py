@@ -1,26 +1,65 @@
-"""Pooling sources into one preference set: merge, remove duplicates, split by prompt, drop what says nothing, count."""
+"""Pooling sources into one preference set: merge, remove duplicates, split by prompt, drop what says nothing, count.
+
+Three passes, each a batch at a time: rows are read into a scratch file and a ledger of numbers; what is left after
+duplicates and contradictions is tokenised; what is left after that is written in an order that no input order changes.
+"""
 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import IO, Literal, Protocol, TypeVar, get_args
 
+import numpy as np
 from pydantic import Field
 
 from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.errors import UserError
-from inverse_alignment.core.records import SPLITS, Comparison, Split, iter_jsonl, write_jsonl
-from inverse_alignment.data.read import Dropped, read
+from inverse_alignment.core.records import (
+    SPLITS,
+    Comparison,
+    Demonstration,
+    Example,
+    Judgement,
+    Prompt,
+    PromptOnly,
+    Split,
+    iter_jsonl,
+)
+from inverse_alignment.data.contradictions import settle
+from inverse_alignment.data.decontamination import EvaluationPrompts
+from inverse_alignment.data.duplicates import (
+    DropNear,
+    KeepNear,
+    NearDuplicates,
+    Signatures,
+    answers_of,
+    drop_exact,
+    drop_near,
+    require_names,
+    twins,
+)
+from inverse_alignment.data.ledger import KEPT, KINDS, PAIR, Ledger, Names
+from inverse_alignment.data.read import DEGENERATE, Dropped, RowReason, read
+from inverse_alignment.data.rows import BadReason
 from inverse_alignment.data.sources import SourceConfig
 from inverse_alignment.data.splits import SplitShares, hashed_split, stated_split
 from inverse_alignment.data.statistics import Statistics, describe
-from inverse_alignment.text.render import Degenerate, EncodedPair
+from inverse_alignment.text.render import Degenerate, EncodedPair, EncodedText
 
 STATISTICS = "statistics.json"
+BATCH = 512
+Progress = Callable[[int, int, str], None]
+FILES: Mapping[type[Example], str] = {
+    PromptOnly: "prompts.jsonl",
+    Demonstration: "demonstrations.jsonl",
+    Judgement: "judgements.jsonl",
+}
+"""Where rows without a preference lie, all splits in one file; pairs have a file for each split."""
 
 
 class AggregateSettings(Section):
@@ -30,23 +69,43 @@ class AggregateSettings(Section):
     seed: int = Field(0, ge=0, description="of the hash that splits prompts")
     respect_source_splits: bool = Field(
         False,
-        description="use the files' own split columns and carve gate out of train; where there is none, split by hash",
+        description="use the files' own split columns and carve gate and audit out of train; where there is none, "
+        "split by hash",
     )
     duplicates: Literal["pair", "label"] = Field(
         "pair",
         description="what is a duplicate: the same conversation and answers in the same order (pair), or that from the "
         "same annotator (label), so that two annotators who agree count twice",
     )
+    near_duplicates: NearDuplicates = Field(KeepNear(), description="rows that say nearly the same")
+    contradictions: Literal["keep", "drop", "majority", "soft_label"] = Field(
+        "keep",
+        description="answers that were labelled both ways: keep both rows, drop all, keep the majority's, "
+        "or one row with the share of votes as soft label",
+    )
+    contamination_words: int = Field(
+        13, ge=0, description="words in a row that a prompt may not share with an evaluation set; 0: equal prompts only"
+    )
+    too_long: Literal["truncate", "drop"] = Field(
+        "truncate", description="pairs that do not fit into the models' contexts: cut them, or drop and count them"
+    )
     max_dropped_share: float = Field(
-        0.5, ge=0, le=1, description="most rows a source may lose to degenerate content or truncation, duplicates apart"
+        0.5,
+        ge=0,
+        le=1,
+        description="most rows a source may lose to bad rows or truncation; ties, duplicates, contradictions, "
+        "contamination and caps apart",
     )
 
 
 class Tokenise(Protocol):
     """A tokenizer with its length limit, as far as aggregation cares (`text.render.PairEncoder`)."""
 
-    def encode_pair(self, comparison: Comparison) -> EncodedPair | Degenerate:
-        """Token ids of both answers, or why they make no pair."""
+    def encode_pairs(self, comparisons: Sequence[Comparison]) -> Sequence[EncodedPair | Degenerate]:
+        """Token ids of both answers of each pair, or why they make no pair."""
+
+    def encode_texts(self, texts: Sequence[tuple[Prompt, str]]) -> Sequence[EncodedText | Degenerate]:
+        """Token ids of prompts and answers, or why they make no example."""
 
 
 @dataclass(frozen=True)
@@ -62,75 +121,97 @@ class PreferenceSet:
 
 
 def aggregate(
+    folder: Path,
     sources: Sequence[SourceConfig],
     settings: AggregateSettings,
     tokenise: Sequence[Tokenise] = (),
+    evaluation: Sequence[SourceConfig] = (),
     paths: Mapping[str, Path] | None = None,
-) -> PreferenceSet:
-    """Read all sources and pool them; see `pool`.
+    progress: Progress = lambda done, total, unit: None,
+) -> Statistics:
+    """Read all sources and pool them into a folder; see `pool`.
 
     Args:
         sources: in order of precedence: of duplicates the first is kept.
-        settings: how they are pooled.
-        tokenise: the tokenizers that will read the pairs; a pair must hold a preference for each of them.
+        evaluation: sets whose prompts must not be among the pooled rows.
         paths: by source name, where a file lies if not at the source's own path.
 
     Raises:
         UserError: two sources share a name, a file is broken, or `pool` refuses.
     """
-    repeated = [name for name, count in Counter(s.name for s in sources).items() if count > 1]
-    if repeated:
+    names = [source.name for source in (*sources, *evaluation)]
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise UserError(
             f"two sources are named '{repeated[0]}'", where="data.sources", fix="give each source a name of its own"
         )
     at = paths or {}
-    return pool((row for source in sources for row in read(source, at.get(source.name))), settings, tokenise)
+    held_out = EvaluationPrompts(
+        (row for source in evaluation for row in read(source, at.get(source.name)) if isinstance(row, Example)),
+        settings.contamination_words,
+    )
+    return pool(
+        folder,
+        (row for source in sources for row in read(source, at.get(source.name))),
+        settings,
+        tokenise,
+        held_out,
+        caps={source.name: source.cap for source in sources if source.cap is not None},
+        datasets=[source.name for source in sources],
+        progress=progress,
+    )
 
 
 def pool(
-    rows: Iterable[Comparison | Dropped], settings: AggregateSettings, tokenise: Sequence[Tokenise] = ()
-) -> PreferenceSet:
-    """Pool rows of all sources into a preference set.
+    folder: Path,
+    rows: Iterable[Example | Dropped],
+    settings: AggregateSettings,
+    tokenise: Sequence[Tokenise] = (),
+    held_out: EvaluationPrompts | None = None,
+    caps: Mapping[str, int] | None = None,
+    datasets: Sequence[str] = (),
+    progress: Progress = lambda done, total, unit: None,
+) -> Statistics:
+    """Pool rows of all sources into a folder: a file of pairs for each split, the other rows, and `statistics.json`.
 
-    Of duplicates (see `AggregateSettings.duplicates`) the first is kept. No prompt id lies in two splits.
+    Equal rows, in whatever order, however often and from however many files they come, give equal pairs. Memory is that
+    of some 120 bytes a row; texts pass through a file in the folder that is gone at the end.
+
+    Args:
+        tokenise: the tokenizers that will read the rows; a pair must hold a preference for each of them.
+        held_out: prompts of evaluation sets.
+        caps: most rows of a dataset.
+        datasets: names of datasets in order of precedence; others follow as they come.
+
+    Returns:
+        What `statistics.json` holds.
 
     Raises:
-        UserError: an id occurs twice in a dataset, a source loses more than `max_dropped_share`, or a split with a
-            positive share is empty.
-    """
-    merged = _merged(rows, settings.duplicates)
-    dropped = list(merged.dropped)
-    kept: list[Comparison] = []
-    truncated: list[str] = []
-    for comparison in merged.unique:
-        encoded = [tokeniser.encode_pair(comparison) for tokeniser in tokenise]
-        reasons = [item for item in encoded if not isinstance(item, EncodedPair)]
-        if reasons:
-            dropped.append(Dropped(comparison.provenance, reasons[0], comparison.id))
-            continue
-        kept.append(comparison)
-        if any(isinstance(item, EncodedPair) and item.truncated for item in encoded):
-            truncated.append(comparison.id)
-    _refuse_large_losses(kept, dropped, settings.max_dropped_share)
-    placed = _placed(kept, merged.stated if settings.respect_source_splits else {}, settings)
-    _require_splits(placed, settings.shares)
-    return PreferenceSet(tuple(placed), describe(placed, dropped, truncated))
-
-
-def write_preferences(folder: Path, preferences: PreferenceSet) -> None:
-    """Write `train.jsonl`, `validation.jsonl`, `gate.jsonl`, `test.jsonl` and `statistics.json`.
-
-    Equal sets give equal bytes. The folder is made if need be.
+        UserError: two different rows of a dataset have one id, a dataset loses more than `max_dropped_share`, or a
+            split with a positive share is empty.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for split in SPLITS:
-        write_jsonl(folder / f"{split}.jsonl", preferences.split(split))
-    text = json.dumps(preferences.statistics, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    with tempfile.TemporaryDirectory(prefix=".pool-", dir=folder) as scratch:
+        ledger = _gathered(Path(scratch) / "rows.jsonl", rows, datasets, progress)
+        require_names(ledger)
+        contradictions = settle(ledger, settings.contradictions)
+        drop_exact(ledger, settings.duplicates)
+        if held_out is not None:
+            ledger.drop(np.flatnonzero(held_out.same(ledger.columns["prompt"])), "contaminated")
+        near = _examined(ledger, Path(scratch), settings, tokenise, held_out, progress)
+        _refuse_large_losses(ledger, settings.max_dropped_share)
+        for dataset, most in (caps or {}).items():
+            _cap(ledger, dataset, most)
+        split = _placed(ledger, settings, near)
+        _require_splits(ledger, split, settings.shares)
+        _write(folder, ledger, split, progress)
+        statistics = describe(ledger, split, contradictions)
+    text = json.dumps(statistics, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     (folder / STATISTICS).write_text(text + "\n", encoding="utf-8")
+    return statistics
 
 
 def read_preferences(folder: Path) -> PreferenceSet:
-    """Read what `write_preferences` wrote; pairs come split by split.
+    """Read what `pool` wrote; pairs come split by split.
 
     Raises:
         UserError: a file is missing or damaged.
@@ -149,104 +230,231 @@ def read_split(folder: Path, split: Split) -> list[Comparison]:
     Raises:
         UserError: the file is missing or damaged.
     """
-    path = folder / f"{split}.jsonl"
+    return list(iter_jsonl(_existing(folder / f"{split}.jsonl"), Comparison))
+
+
+O = TypeVar("O", PromptOnly, Demonstration, Judgement)  # noqa: E741 (a type)
+
+
+def read_others(folder: Path, kind: type[O], split: Split) -> list[O]:
+    """The prompts, demonstrations or judgements of one split.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    return [row for row in iter_jsonl(_existing(folder / FILES[kind]), kind) if row.provenance.split == split]
+
+
+def read_prompts(folder: Path, split: Split) -> list[Prompt]:
+    """What a policy can be asked in a split: the prompts of pairs, then those that came alone.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    return [row.prompt for row in (*read_split(folder, split), *read_others(folder, PromptOnly, split))]
+
+
+def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise UserError("the preference set lacks a split", where=str(path), fix=_REBUILD)
-    return list(iter_jsonl(path, Comparison))
+        raise UserError("the preference set lacks a file", where=str(path), fix=_REBUILD)
+    return path
 
 
 _REBUILD = "delete the artifact's folder so that it is built again"
 
 
-@dataclass(frozen=True)
-class _Merged:
-    """Rows of all sources after the first pass.
+def _gathered(path: Path, rows: Iterable[Example | Dropped], datasets: Sequence[str], progress: Progress) -> Ledger:
+    ledger = Ledger(path, datasets=Names(datasets))
+    for count, row in enumerate(rows, start=1):
+        ledger.add(row)
+        if count % 10_000 == 0:
+            progress(count, count, "rows read")
+    ledger.close()
+    return ledger
 
-    Attributes:
-        unique: pairs without duplicates.
-        dropped: rows without a preference, and duplicates.
-        stated: by prompt id, the splits that the sources state, duplicates included: a copy of a train pair in another
-            source's test split must pull the prompt out of train.
+
+def _batches(ledger: Ledger, rows: np.ndarray) -> Iterator[tuple[np.ndarray, list[Example]]]:
+    for begin in range(0, len(rows), BATCH):
+        batch = rows[begin : begin + BATCH]
+        yield batch, list(ledger.read(batch))
+
+
+def _examined(
+    ledger: Ledger,
+    scratch: Path,
+    settings: AggregateSettings,
+    tokenise: Sequence[Tokenise],
+    held_out: EvaluationPrompts | None,
+    progress: Progress,
+) -> Mapping[int, int]:
+    """Look at the texts of what is left: contamination, tokens, near duplicates.
+
+    Returns:
+        For prompts with a near twin, the one that stands for them all.
     """
+    near = _Near(scratch, settings.near_duplicates) if isinstance(settings.near_duplicates, DropNear) else None
+    kept = ledger.kept
+    for done, (numbers, batch) in enumerate(_batches(ledger, kept)):
+        if held_out is not None:
+            ledger.drop(numbers[[held_out.overlaps(row) for row in batch]], "contaminated")
+        _tokenise(ledger, numbers, batch, tokenise)
+        if near is not None:
+            near.add([(int(n), row) for n, row in zip(numbers, batch, strict=True) if ledger.reason[n] == KEPT])
+        progress(min((done + 1) * BATCH, len(kept)), len(kept), "rows examined")
+    return {} if near is None else near.apply(ledger)
 
-    unique: list[Comparison]
-    dropped: list[Dropped]
-    stated: Mapping[str, set[Split]]
+
+class _Near:
+    """Signatures of what a set holds: of answers for every row, of openings for every prompt."""
+
+    def __init__(self, scratch: Path, settings: DropNear) -> None:
+        self._answers = Signatures(scratch / "answers.minhash", settings, fields=2)
+        self._openings = Signatures(scratch / "openings.minhash", settings, fields=1)
+        self._seen: set[str] = set()
+
+    def add(self, rows: Sequence[tuple[int, Example]]) -> None:
+        """Take in rows of the ledger."""
+        self._answers.add([number for number, _ in rows], [answers_of(row) for _, row in rows])
+        new = {row.prompt.id: (number, row.prompt) for number, row in reversed(rows) if row.prompt.id not in self._seen}
+        self._openings.add([n for n, _ in new.values()], [[_opening(prompt)] for _, prompt in new.values()])
+        self._seen.update(new)
+
+    def apply(self, ledger: Ledger) -> Mapping[int, int]:
+        """Drop near duplicates; for prompts with a near twin, the one that stands for them all."""
+        near = twins(ledger, self._openings)
+        drop_near(ledger, self._answers, near)
+        return near
 
 
-def _merged(rows: Iterable[Comparison | Dropped], same: Literal["pair", "label"]) -> _Merged:
-    unique: list[Comparison] = []
-    dropped: list[Dropped] = []
-    stated: dict[str, set[Split]] = {}
-    ids: set[tuple[str, str]] = set()
-    contents: set[tuple[str, ...]] = set()
-    for row in rows:
-        origin = row.provenance
-        name = (origin.dataset, origin.original_id)
-        if name in ids:
+def _opening(prompt: Prompt) -> str:
+    """The first user turn, which is also what a prompt's id is made of."""
+    return next((m.content for m in prompt.messages if m.role == "user"), prompt.messages[0].content)
+
+
+def _tokenise(ledger: Ledger, numbers: np.ndarray, batch: Sequence[Example], tokenise: Sequence[Tokenise]) -> None:
+    pairs = [(n, row) for n, row in zip(numbers, batch, strict=True) if isinstance(row, Comparison)]
+    texts = [
+        (n, (row.prompt, row.response))
+        for n, row in zip(numbers, batch, strict=True)
+        if isinstance(row, (Demonstration, Judgement))
+    ]
+    for tokeniser in tokenise:
+        encoded = [
+            *zip((n for n, _ in pairs), tokeniser.encode_pairs([pair for _, pair in pairs]), strict=True),
+            *zip((n for n, _ in texts), tokeniser.encode_texts([text for _, text in texts]), strict=True),
+        ]
+        for number, found in encoded:
+            if isinstance(found, str):
+                ledger.drop(np.array([number]), found)
+            else:
+                ledger.truncated[number] |= found.truncated
+
+
+_BLAMED = frozenset({*DEGENERATE, *get_args(BadReason), *get_args(RowReason)})
+"""Reasons for which a source, or the length limit, is to blame."""
+
+
+def _refuse_large_losses(ledger: Ledger, limit: float) -> None:
+    lost: dict[int, Counter[str]] = defaultdict(Counter)
+    for key, count in ledger.lost.items():
+        lost[key[1]][ledger.reasons.names[key[5]]] += count
+    gone = ledger.reason != KEPT
+    facts = np.stack([ledger.columns["dataset"][gone], ledger.reason[gone]])
+    groups, counts = np.unique(facts, axis=1, return_counts=True)
+    for dataset, reason, count in zip(*groups.tolist(), counts.tolist(), strict=True):
+        lost[dataset][ledger.reasons.names[reason]] += count
+    kept = Counter(ledger.columns["dataset"][ledger.kept].tolist())
+    for name, number in sorted((ledger.datasets.names[number], number) for number in lost):
+        blamed = {reason: count for reason, count in sorted(lost[number].items()) if reason in _BLAMED}
+        bad, rows = sum(blamed.values()), kept[number] + lost[number].total()
+        if bad > limit * rows:
             raise UserError(
-                f"two rows have the id '{origin.original_id}'",
-                where=f"source '{origin.dataset}', id '{origin.original_id}'",
-                fix="make ids unique, or set columns.id: null to use row numbers",
-            )
-        ids.add(name)
-        if isinstance(row, Dropped):
-            dropped.append(row)
-            continue
-        if origin.split is not None:
-            stated.setdefault(row.prompt.id, set()).add(origin.split)
-        content: tuple[str, ...] = (row.prompt.key, row.chosen, row.rejected)
-        if same == "label":
-            content += (origin.annotator,)
-        if content in contents:
-            dropped.append(Dropped(origin, "duplicate", row.id))
-            continue
-        contents.add(content)
-        unique.append(row)
-    return _Merged(unique, dropped, stated)
-
-
-def _refuse_large_losses(kept: Sequence[Comparison], dropped: Sequence[Dropped], limit: float) -> None:
-    """A duplicate loses nothing, so it does not count here."""
-    good = Counter(c.provenance.dataset for c in kept)
-    lost: dict[str, Counter[str]] = defaultdict(Counter)
-    for row in dropped:
-        if row.reason != "duplicate":
-            lost[row.provenance.dataset][row.reason] += 1
-    for name in sorted(lost):
-        bad = lost[name].total()
-        share = bad / (bad + good[name])
-        if share > limit:
-            reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(lost[name].items()))
-            raise UserError(
-                f"{bad} of {bad + good[name]} rows ({share:.0%}) hold no preference ({reasons})",
+                f"{bad} of {rows} rows ({bad / rows:.0%}) hold no preference "
+                f"({', '.join(f'{reason}: {count}' for reason, count in blamed.items())})",
                 where=f"source '{name}', data.aggregate.max_dropped_share={limit:g}",
                 fix="if truncation is the cause raise the models' context, else mend the source, or raise the limit",
             )
 
 
-def _placed(
-    comparisons: Sequence[Comparison], stated: Mapping[str, set[Split]], settings: AggregateSettings
-) -> list[Comparison]:
-    """The pairs with their split set."""
+def _cap(ledger: Ledger, dataset: str, most: int) -> None:
+    """Keep the rows with the smallest hashes of their names: a sample that order and shards do not change."""
+    kept = ledger.kept
+    rows = kept[ledger.columns["dataset"][kept] == ledger.datasets.number(dataset)]
+    order = np.argsort(ledger.columns["id"][rows], kind="stable")
+    ledger.drop(rows[order[most:]], "over the cap")
+
+
+def _placed(ledger: Ledger, settings: AggregateSettings, near: Mapping[int, int]) -> np.ndarray:
+    """(n,) place in SPLITS of every row: that of its prompt, or of the prompt that stands for its near twins.
+
+    Splits that sources state count even on duplicates: a copy of a train pair in another source's test split must pull
+    the prompt out of train.
+    """
+    stated: dict[int, set[Split]] = {}
+    if settings.respect_source_splits:
+        for prompt, place in zip(ledger.columns["prompt"].tolist(), ledger.columns["stated"].tolist(), strict=True):
+            if place >= 0:
+                stated.setdefault(near.get(prompt, prompt), set()).add(SPLITS[place])
     shares, seed = settings.shares, settings.seed
-    placed: list[Comparison] = []
-    for comparison in comparisons:
-        prompt_id = comparison.prompt.id
-        own = stated.get(prompt_id)
-        split = stated_split(prompt_id, own, shares, seed) if own else hashed_split(prompt_id, shares, seed)
-        provenance = comparison.provenance.model_copy(update={"split": split})
-        placed.append(comparison.model_copy(update={"provenance": provenance}))
-    return placed
+    prompts, inverse = np.unique(ledger.columns["prompt"], return_inverse=True)
+    places = np.empty(len(prompts), dtype=np.int8)
+    for index, prompt in enumerate(prompts.tolist()):
+        head = near.get(prompt, prompt)
+        name, own = f"{head:016x}", stated.get(head)
+        split = stated_split(name, own, shares, seed) if own else hashed_split(name, shares, seed)
+        places[index] = SPLITS.index(split)
+    return places[inverse]
 
 
-def _require_splits(comparisons: Sequence[Comparison], shares: SplitShares) -> None:
-    prompts = {split: {c.prompt.id for c in comparisons if c.provenance.split == split} for split in SPLITS}
-    for split in SPLITS:
-        if getattr(shares, split) > 0 and not prompts[split]:
-            counts = ", ".join(f"{name} {len(prompts[name])}" for name in SPLITS)
+def _require_splits(ledger: Ledger, split: np.ndarray, shares: SplitShares) -> None:
+    """Every split that is asked for holds a pair."""
+    kept = ledger.kept
+    pairs = kept[ledger.columns["kind"][kept] == PAIR]
+    prompts = {
+        name: len(np.unique(ledger.columns["prompt"][pairs[split[pairs] == place]]))
+        for place, name in enumerate(SPLITS)
+    }
+    for name in SPLITS:
+        if getattr(shares, name) > 0 and not prompts[name]:
             raise UserError(
-                f"no prompt falls into '{split}' (prompts: {counts})",
-                where=f"data.aggregate.shares.{split}={getattr(shares, split):g}",
+                f"no prompt falls into '{name}' (prompts: {', '.join(f'{n} {count}' for n, count in prompts.items())})",
+                where=f"data.aggregate.shares.{name}={getattr(shares, name):g}",
                 fix="add data, raise that share, or change data.aggregate.seed",
             )
+
+
+def _write(folder: Path, ledger: Ledger, split: np.ndarray, progress: Progress) -> None:
+    """Write the kept rows in the order of the hashes of their names, which mixes sources and knows no input order."""
+    kept = ledger.kept
+    order = kept[np.argsort(ledger.columns["id"][kept], kind="stable")]
+    with _Files(folder) as files:
+        for done, (numbers, batch) in enumerate(_batches(ledger, order)):
+            for number, row in zip(numbers, batch, strict=True):
+                files.write(_finished(row, SPLITS[split[number]], float(ledger.soft_label[number])))
+            progress(min((done + 1) * BATCH, len(order)), len(order), "rows written")
+
+
+def _finished(row: Example, split: Split, soft_label: float) -> Example:
+    placed = {"provenance": row.provenance.model_copy(update={"split": split})}
+    return row.model_copy(update=placed if np.isnan(soft_label) else {**placed, "soft_label": soft_label})
+
+
+class _Files:
+    """The files of a preference set, all of them there even if empty."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> _Files:
+        names = [*(f"{split}.jsonl" for split in SPLITS), *(FILES[kind] for kind in KINDS if kind in FILES)]
+        self._open: dict[str, IO[str]] = {name: (self._folder / name).open("w", encoding="utf-8") for name in names}
+        return self
+
+    def write(self, row: Example) -> None:
+        """Append a row to the file of its kind and split."""
+        name = f"{row.provenance.split}.jsonl" if isinstance(row, Comparison) else FILES[type(row)]
+        self._open[name].write(row.model_dump_json() + "\n")
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._open.values():
+            file.close()

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.records import (
@@ -39,7 +39,7 @@ from inverse_alignment.data.layouts import (
     table_split,
     table_weight,
 )
-from inverse_alignment.data.rows import BadReason, BadRow, Reading, Row, dataset_rows, rows
+from inverse_alignment.data.rows import BadRow, Reading, Row, dataset_rows, rows
 from inverse_alignment.data.sources import (
     COLUMNS_OF,
     AlpacaEvalSource,
@@ -65,15 +65,9 @@ RowReason = Literal[
     "no user turn before the answer",
     "transcripts differ before the last turn",
 ]
-Reason = (
-    BadReason
-    | RowReason
-    | Degenerate
-    | Literal["tie", "not judged", "duplicate", "near duplicate", "contradicted", "contaminated", "over the cap"]
-)
 E = TypeVar("E", bound=Example)
-NO_PREFERENCE: tuple[Reason, ...] = ("tie", "not judged")
-"""Reasons of sound rows that state no preference: never an error."""
+DEGENERATE: tuple[str, ...] = get_args(Degenerate)
+"""What a tokenizer may find wrong with a row."""
 
 
 @dataclass(frozen=True)

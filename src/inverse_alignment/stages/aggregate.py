@@ -19,6 +19,7 @@ class AggregateStage(Section):
     """Identity of the stage."""
 
     sources: tuple[SourceConfig, ...]
+    evaluation: tuple[SourceConfig, ...] = ()
     aggregate: AggregateSettings
     context: int = Field(description="most tokens of prompt and answer together, in policy tokens")
     reward_context: int = Field(description="the same in the reward model's tokens")
@@ -26,10 +27,9 @@ class AggregateStage(Section):
 
 
 def build(inputs: Mapping[str, Path], config: AggregateStage, context: StageContext) -> dict[str, Any]:
-    """Write one `Comparison` a line for each split, and `statistics.json`."""
+    """Write a file of `Comparison`s for each split, the other rows by kind, and `statistics.json`."""
     from inverse_alignment.core.artifact import external
-    from inverse_alignment.core.records import SPLITS
-    from inverse_alignment.data.aggregate import aggregate, write_preferences
+    from inverse_alignment.data.aggregate import aggregate
     from inverse_alignment.text.render import PairEncoder
     from inverse_alignment.text.tokenizers import load_tokenizer
 
@@ -38,21 +38,29 @@ def build(inputs: Mapping[str, Path], config: AggregateStage, context: StageCont
         (external("tokenizer", inputs["tokenizers"] / role).digest, tokens): role for role, tokens in limits.items()
     }
     encoders = [
-        PairEncoder(load_tokenizer(inputs["tokenizers"] / role).tokenizer, limits[role]) for role in distinct.values()
+        PairEncoder(
+            load_tokenizer(inputs["tokenizers"] / role).tokenizer, limits[role], too_long=config.aggregate.too_long
+        )
+        for role in distinct.values()
     ]
-    preferences = aggregate(
+    statistics = aggregate(
+        context.out,
         config.sources,
         config.aggregate,
         encoders,
-        {source.name: inputs[f"source.{source.name}"] for source in config.sources},
+        config.evaluation,
+        {source.name: inputs[f"source.{source.name}"] for source in (*config.sources, *config.evaluation)},
+        context.report.progress,
     )
-    available = len(preferences.split("train"))
+    available = statistics["splits"]["train"]["pairs"]
     if available < config.least_train_pairs:  # now, not after an hour of training
         raise UserError(
             f"a selection asks for {config.least_train_pairs} pairs, but only {available} are in the train split",
             where="the k of a selection, in arms or selection",
             fix=f"set it to at most {available}, or add preference data",
         )
-    write_preferences(context.out, preferences)
-    counts = {split: sum(pair.provenance.split == split for pair in preferences.comparisons) for split in SPLITS}
-    return {"pairs": len(preferences.comparisons), **{f"{split}_pairs": count for split, count in counts.items()}}
+    return {
+        "pairs": statistics["pairs"],
+        **{f"{split}_pairs": counts["pairs"] for split, counts in statistics["splits"].items()},
+        "other_rows": sum(other["kept"] for other in statistics["others"].values()),
+    }

@@ -84,14 +84,14 @@ def _run(
     import time
 
     from inverse_alignment.core import checkpoint
-    from inverse_alignment.data.aggregate import read_split
+    from inverse_alignment.data.aggregate import read_prompts
     from inverse_alignment.generation.answers import Sampling, choose_prompts
     from inverse_alignment.models.loading import save_model
     from inverse_alignment.models.reward_scores import load_calibrated
     from inverse_alignment.optimise.ppo import iteration, prompts_of_step, save_learner
 
     ppo, runtime = config.ppo, context.runtime
-    prompts = choose_prompts([pair.prompt for pair in read_split(inputs["preferences"], "train")], 0, context.seed)
+    prompts = choose_prompts(read_prompts(inputs["preferences"], "train"), 0, context.seed)
     reward = load_calibrated(inputs["reward"], learner.policy.device, config.reward_context, runtime.scoring_rows)
     sampling = Sampling(ppo.max_new_tokens, ppo.temperature, config.context, runtime.generation_rows)
     saved = time.monotonic()

@@ -32,7 +32,10 @@ STAGES: dict[str, StageSpec] = {
         "inverse_alignment.stages.tokenizers", "tokenizers", ("policy", "reward"), ("transformers", "tokenizers")
     ),
     "aggregate": StageSpec(
-        "inverse_alignment.stages.aggregate", "preferences", (), ("transformers", "tokenizers", "pyarrow")
+        "inverse_alignment.stages.aggregate",
+        "preferences",
+        (),
+        ("transformers", "tokenizers", "pyarrow", "ijson", "datasets", "datasketch", "numpy"),
     ),
     "sft": StageSpec("inverse_alignment.stages.sft", "sft", ("policy",), WITH_TRL, gpu=True),
     "rollout": StageSpec("inverse_alignment.stages.rollout", "rollouts", (), TRAINING, gpu=True),

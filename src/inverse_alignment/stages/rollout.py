@@ -16,7 +16,9 @@ from inverse_alignment.core.records import Split
 class RolloutConfig(Section):
     """Sampling from a frozen policy."""
 
-    split: Split = Field("train", description="prompts come from this split of the preference set")
+    split: Split = Field(
+        "train", description="prompts come from this split: those of its pairs, and those that came alone"
+    )
     prompts: int = Field(0, ge=0, description="distinct prompts; 0 for all of the split")
     samples: int = Field(4, ge=1, description="answers per prompt")
     max_new_tokens: int = Field(64, ge=1, description="longest answer in policy tokens")
@@ -33,7 +35,7 @@ class RolloutStage(Section):
 def build(inputs: Mapping[str, Path], config: RolloutStage, context: StageContext) -> dict[str, Any]:
     """Write `rollouts.jsonl`, one `Rollout` a line."""
     from inverse_alignment.core.records import write_jsonl
-    from inverse_alignment.data.aggregate import read_split
+    from inverse_alignment.data.aggregate import read_prompts
     from inverse_alignment.generation.answers import Sampling, choose_prompts, roll_out
     from inverse_alignment.models.loading import load_policy, pick_device, place
     from inverse_alignment.text.tokenizers import load_tokenizer
@@ -42,7 +44,7 @@ def build(inputs: Mapping[str, Path], config: RolloutStage, context: StageContex
     policy = place(load_policy(inputs["policy"]), device).eval()
     reference = place(load_policy(inputs["reference"]), device).eval()
     rollout = config.rollout
-    prompts = [pair.prompt for pair in read_split(inputs["preferences"], rollout.split)]
+    prompts = read_prompts(inputs["preferences"], rollout.split)
     rollouts = roll_out(
         policy,
         reference,

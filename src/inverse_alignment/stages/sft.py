@@ -10,7 +10,7 @@ from pydantic import Field
 
 from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.context import StageContext
-from inverse_alignment.core.records import Comparison, Prompt
+from inverse_alignment.core.records import Prompt
 from inverse_alignment.models.specs import ModelSpec
 
 
@@ -19,8 +19,13 @@ class TrainSft(Section):
 
     type: Literal["train"] = "train"
     sources: tuple[str, ...] = Field((), description="source policies whose answers are imitated; empty for all")
+    learn_from: tuple[Literal["pairs", "demonstrations", "judgements"], ...] = Field(
+        ("pairs", "demonstrations"),
+        min_length=1,
+        description="rows whose answers are imitated: of pairs, of demonstrations, of judgements that call them good",
+    )
     answers: Literal["chosen", "both"] = Field(
-        "chosen", description="imitate the chosen answers, or both (a source policy as it is, good and bad days)"
+        "chosen", description="of a pair the chosen answer, or both (a source policy as it is, good and bad days)"
     )
     demonstrations: int = Field(0, ge=0, description="most demonstrations to use; 0 for all")
     epochs: float = Field(3, gt=0, description="passes over the demonstrations")
@@ -68,11 +73,10 @@ def build(inputs: Mapping[str, Path], config: SftStage, context: StageContext) -
 def _train(
     model: Any, tokenizer: Any, preferences: Path, config: TrainSft, context_tokens: int, context: StageContext
 ) -> dict[str, Any]:
-    from inverse_alignment.data.aggregate import read_split
     from inverse_alignment.models.trl_training import arguments
     from inverse_alignment.optimise.supervised import demonstrations, fine_tune
 
-    kept = _demonstrations(read_split(preferences, "train"), config)
+    kept = _distinct(_written(preferences, config), config.sources)
     rows = demonstrations(tokenizer, kept[: config.demonstrations or None], context_tokens)
     trained = fine_tune(
         model,
@@ -94,24 +98,43 @@ def _train(
     return {**trained, "demonstrations": len(rows)}
 
 
-def _demonstrations(pairs: Sequence[Comparison], config: TrainSft) -> list[tuple[Prompt, str]]:
-    """Distinct answers of the wanted source policies, in the order of the data.
+def _written(preferences: Path, config: TrainSft) -> list[tuple[Prompt, str, str]]:
+    """Prompt, answer and writer of every row of the train split that may be imitated, in the order of the data."""
+    from inverse_alignment.core.records import Demonstration, Judgement
+    from inverse_alignment.data.aggregate import read_others, read_split
+
+    written: list[tuple[Prompt, str, str]] = []
+    if "pairs" in config.learn_from:
+        pairs = read_split(preferences, "train")
+        written += [(pair.prompt, pair.chosen, pair.provenance.source_chosen) for pair in pairs]
+        if config.answers == "both":
+            written += [(pair.prompt, pair.rejected, pair.provenance.source_rejected) for pair in pairs]
+    if "demonstrations" in config.learn_from:
+        shown = read_others(preferences, Demonstration, "train")
+        written += [(row.prompt, row.response, row.provenance.source) for row in shown]
+    if "judgements" in config.learn_from:
+        judged = read_others(preferences, Judgement, "train")
+        written += [(row.prompt, row.response, row.provenance.source) for row in judged if row.label]
+    return written
+
+
+def _distinct(written: Sequence[tuple[Prompt, str, str]], sources: Sequence[str]) -> list[tuple[Prompt, str]]:
+    """Distinct answers of the wanted source policies, in the order given.
 
     Raises:
-        UserError: a source policy is named that wrote no answer.
+        UserError: a source policy is named that wrote no answer, or nobody wrote any.
     """
     from inverse_alignment.core.errors import UserError, nearest
 
-    written = [(pair.prompt, pair.chosen, pair.provenance.source_chosen) for pair in pairs]
-    if config.answers == "both":
-        written += [(pair.prompt, pair.rejected, pair.provenance.source_rejected) for pair in pairs]
     known = sorted({source for _, _, source in written})
-    for name in config.sources:
+    if not known:
+        raise UserError(
+            "there is no answer to imitate", where="sft.learn_from", fix="name the kind of rows that the sources hold"
+        )
+    for name in sources:
         if name not in known:
             raise UserError(f"no source policy '{name}'", where="sft.sources", fix=nearest(name, known))
     kept = {
-        (prompt.key, answer): (prompt, answer)
-        for prompt, answer, source in written
-        if not config.sources or source in config.sources
+        (prompt.key, answer): (prompt, answer) for prompt, answer, source in written if not sources or source in sources
     }
     return list(kept.values())
