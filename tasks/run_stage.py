@@ -30,6 +30,7 @@ from inverse_alignment.core.fingerprint import code_digest, fingerprint, identit
 from inverse_alignment.core.metrics import FileReport
 from inverse_alignment.core.store import Entry, Store
 from inverse_alignment.stages.registry import STAGES, StageSpec
+from tasks import external
 
 Stages = Mapping[str, StageSpec]
 PLANNED = ("pending", "node")  # schemes of the artifacts that `Graph` and `Plan` hand out
@@ -119,6 +120,13 @@ def producer(artifact: Artifact) -> str | None:
     """The node that makes a planned artifact; None for one from outside."""
     scheme, _, rest = artifact.uri.partition(":")
     return rest.partition("/")[0] if scheme in PLANNED else None
+
+
+def to_download(node: Node) -> list[str]:
+    """What a run would fetch from the hub for a node, as `owner/name@commit` with seven digits, each once."""
+    uris = [artifact.uri for artifact in node.inputs.values() if artifact.pending]
+    found = [uri.removeprefix(external.HUB).rpartition("@") for uri in uris if uri.startswith(external.HUB)]
+    return list(dict.fromkeys(f"{hub_id}@{commit[:7]}" for hub_id, _, commit in found))
 
 
 def upstream(node: Node) -> list[str]:
@@ -271,7 +279,8 @@ class Plan:
     """Says what a run would do, and builds nothing.
 
     A node whose inputs are known is *reuse* or *run*; past the first miss digests are not known, and it *depends* on
-    that miss. A node that is bound to equal an earlier one is reuse as well.
+    that miss. A node that is bound to equal an earlier one is reuse as well. Nothing is downloaded for a plan: a node
+    that lacks only inputs of the hub is *run*.
     """
 
     def __init__(self, store: Store, stages: Stages = STAGES) -> None:
@@ -310,17 +319,19 @@ class Plan:
     def _plan(self, node: Node) -> Planned:
         earlier = self._twin(node)
         waits = next((self._same_as[name] for name in self._pending(node)), None)
+        absent = to_download(node)
         entry = None
-        if waits is None:
+        if waits is None and not absent:
             of_node = identify(node, self.stages)
             entry = self.store.find(node.stage, of_node)
         if entry is not None:
             return Planned(node, "reuse", "", entry)
         if earlier is not None:
             return Planned(node, "reuse", f"same as {earlier}")
+        fetch = f"{' and '.join(absent)} {'are' if absent[1:] else 'is'} not downloaded yet" if absent else ""
         if waits is not None:
-            return Planned(node, "depends", f"depends on {waits}")
-        return Planned(node, "run", why_to_run(self.store, node.stage, of_node))
+            return Planned(node, "depends", "; ".join(part for part in (f"depends on {waits}", fetch) if part))
+        return Planned(node, "run", fetch or why_to_run(self.store, node.stage, of_node))
 
     @staticmethod
     def _pending(node: Node) -> list[str]:
@@ -337,8 +348,10 @@ class Plan:
     def _symbol(self, artifact: Artifact) -> str:
         """A digest, or what stands for one that is not known yet."""
         name = producer(artifact)
-        if artifact.digest != PENDING or name is None:
+        if artifact.digest != PENDING:
             return artifact.digest
+        if name is None:
+            return artifact.uri
         return f"{self._same_as[name]}/{artifact.uri.partition('/')[2]}"
 
 
@@ -385,18 +398,16 @@ Flow = Callable[[], Any]
 
 def draw(flow: Flow, stages: Stages = STAGES) -> list[Node]:
     """The nodes of a flow, without reading data or looking at a store."""
-    from tasks.external import unread
-
     graph = Graph(stages)
-    with driving(graph), unread():
+    with driving(graph), external.unread():
         flow()
     return graph.nodes
 
 
 def plan(flow: Flow, store: Store, stages: Stages = STAGES) -> Plan:
-    """What a run of the flow would do."""
+    """What a run of the flow would do. Reads what lies on this machine, and downloads nothing."""
     planner = Plan(store, stages)
-    with driving(planner):
+    with driving(planner), external.local():
         flow()
     return planner
 
