@@ -1,1 +1,1 @@
-"""The loop on real preference data: Anthropic's HH transcripts and AlpacaEval's judgements."""
+"""The loop on real preference data: every source of a local collection, in its native format where there is one."""
