@@ -16,6 +16,8 @@ import yaml
 from flows.cli import app
 from flows.keys import keys
 from inverse_alignment.config import PipelineConfig, load
+from inverse_alignment.core.records import SPLITS
+from inverse_alignment.data.aggregate import FILES
 from inverse_alignment.report.comparison import load as read_comparison
 from inverse_alignment.report.summary import summarise
 from tests.stages import chain as stages
@@ -86,9 +88,9 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     written = [
         (node, path) for node in nodes for path in run.made[node].glob("*.json*") if path.name != "metrics.jsonl"
     ]
-    splits = {f"{split}.jsonl" for split in ("train", "validation", "gate", "test")}
+    records = {f"{split}.jsonl" for split in SPLITS} | set(FILES.values())
     for node, path in written:
-        if path.name not in splits:
+        if path.name not in records:
             found[f"{nodes[node]}: {path.name}"] = names_of(path)
     found["reward_model: calibration.json"] = names_of(run.made["reward"] / "model" / "calibration.json")
     statistics = json.loads((run.made["preferences"] / "statistics.json").read_text())

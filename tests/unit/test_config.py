@@ -246,8 +246,8 @@ VARIANTS = {
     "arms.similarity.selection.keep.type=topk": ("arms.similarity.selection.keep.type", "top_k, threshold"),
     "models.reward.type=scratch": ("models.reward.type", "initialise, checkpoint"),
     "evaluation.gold.type=text": ("evaluation.gold.type", "text_world, none"),
-    "data.sources=[{format: jsnl, name: a, path: b}]": ("data.sources.0.format", "jsonl, parquet, hh"),
-    "data.sources=[{name: a, path: b}]": ("data.sources.0.format", "jsonl, parquet, hh"),
+    "data.sources=[{format: jsnl, name: a, path: b}]": ("data.sources.0.format", "jsonl, json, parquet, dataset, hh, sharegpt, alpaca_eval"),
+    "data.sources=[{name: a, path: b}]": ("data.sources.0.format", "jsonl, json, parquet, dataset, hh, sharegpt, alpaca_eval"),
 }
 
 
