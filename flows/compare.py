@@ -8,6 +8,7 @@ from flows.inverse_alignment import Round, RunArm, Start, inverse_alignment, sha
 from inverse_alignment.config import PipelineConfig
 from inverse_alignment.core.artifact import Artifact
 from inverse_alignment.core.errors import UserError
+from inverse_alignment.stages.reward_model import TrainReward
 from tasks import stages
 
 ARM_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -17,9 +18,10 @@ def compare(config: PipelineConfig, run_arm: RunArm = inverse_alignment) -> Arti
     """Run every arm for every seed and set them side by side; the comparison, with its report.
 
     Raises:
-        UserError: an arm's name cannot name nodes.
+        UserError: an arm's name cannot name nodes, or an audit model is asked for and impossible.
     """
     require_names(config)
+    require_audit(config)
     data = shared_data(config)
     starts = {seed: shared_start(config, seed, data) for seed in config.seeds}
     results: dict[str, Artifact] = {}
@@ -53,8 +55,35 @@ def require_names(config: PipelineConfig) -> None:
         raise UserError(f"two sources are called '{twice[0]}'", where="data.sources", fix="give each its own name")
 
 
+def require_audit(config: PipelineConfig) -> None:
+    """Refuse an audit model that cannot be trained, and other uses of the split that it is trained on.
+
+    Raises:
+        UserError: prompts are set aside for an audit model, but reward models are not trained here; or a rollout takes
+            its prompts from the audit split.
+    """
+    share = config.data.aggregate.shares.audit
+    if share > 0 and not isinstance(config.reward, TrainReward):
+        raise UserError(
+            f"data.aggregate.shares.audit is {share:g}, but the reward model is a checkpoint: "
+            "nothing says how to train the second one that audits it",
+            where="reward.type",
+            fix="set reward to {type: train, ...}, or data.aggregate.shares.audit to 0 and the share to train",
+        )
+    prompts = {"reference_sample.split": config.reference_sample.split, "rollout.split": config.rollout.split}
+    prompts |= {f"arms.{arm}.rollout.split": config.for_arm(arm).rollout.split for arm in config.arms}
+    for key, split in prompts.items():
+        if split == "audit":
+            raise UserError(
+                "answers are asked for on the audit split, which is for the audit model alone",
+                where=key,
+                fix="set it to train",
+            )
+
+
 def _start_results(seed: int, start: Start) -> dict[str, Artifact]:
-    return {f"sft.s{seed}": start.sft, f"reward.s{seed}": start.reward, f"start.s{seed}": start.evaluation}
+    made = {"sft": start.sft, "reward": start.reward, "audit": start.audit, "start": start.evaluation}
+    return {f"{stage}.s{seed}": artifact for stage, artifact in made.items() if artifact is not None}
 
 
 def _round_results(at: str, round_: Round) -> dict[str, Artifact]:

@@ -32,6 +32,7 @@ class Start(Frozen):
     sft: Artifact
     reference_rollouts: Artifact
     reward: Artifact
+    audit: Artifact | None
     evaluation: Artifact
 
 
@@ -56,7 +57,7 @@ def shared_data(config: PipelineConfig) -> Data:
 
 
 def shared_start(config: PipelineConfig, seed: int, data: Data) -> Start:
-    """The SFT policy, the first reward model, and what they are worth."""
+    """The SFT policy, the first reward model, its audit if there is to be one, and what they are worth."""
     preferences = data.preferences
     start = sft(config, seed, preferences, data.tokenizers)
     policy = start.part("policy")
@@ -69,9 +70,16 @@ def shared_start(config: PipelineConfig, seed: int, data: Data) -> Start:
         preferences=preferences,
         rollout=config.reference_sample,
     )
-    reward = reward_model(
-        config, seed, preferences=preferences, tokenizers=data.tokenizers, reference_rollouts=sample, sft=start
-    )
+    given = {
+        "preferences": preferences,
+        "tokenizers": data.tokenizers,
+        "reference_rollouts": sample,
+        "sft": start,
+    }
+    reward = reward_model(f"reward-s{seed}", config, seed, split="train", **given)
+    audit = None
+    if config.data.aggregate.shares.audit > 0:
+        audit = reward_model(f"audit-s{seed}", config, seed, split="audit", **given)
     evaluation = evaluate(
         f"start-s{seed}",
         config,
@@ -79,9 +87,17 @@ def shared_start(config: PipelineConfig, seed: int, data: Data) -> Start:
         policy=policy,
         reference=policy,
         reward=reward.part("model"),
+        audit=audit.part("model") if audit else None,
         preferences=preferences,
     )
-    return Start(preferences=preferences, sft=start, reference_rollouts=sample, reward=reward, evaluation=evaluation)
+    return Start(
+        preferences=preferences,
+        sft=start,
+        reference_rollouts=sample,
+        reward=reward,
+        audit=audit,
+        evaluation=evaluation,
+    )
 
 
 def inverse_alignment(config: PipelineConfig, arm: str, seed: int, start: Start) -> tuple[Round, ...]:
@@ -133,6 +149,7 @@ def inverse_alignment(config: PipelineConfig, arm: str, seed: int, start: Start)
             policy=policy,
             reference=reference,
             reward=reward.part("model"),
+            audit=start.audit.part("model") if start.audit else None,
             preferences=preferences,
             reward_before=before,
             rollouts=rollouts,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from inverse_alignment.config import PipelineConfig
 from inverse_alignment.core.artifact import Artifact
@@ -93,15 +94,17 @@ def roll_out(
 
 
 def reward_model(
+    node: str,
     config: PipelineConfig,
     seed: int,
     *,
+    split: Literal["train", "audit"],
     preferences: Artifact,
     tokenizers: Artifact,
     reference_rollouts: Artifact,
     sft: Artifact,
 ) -> Artifact:
-    """The first reward model, standardised on the reference sample."""
+    """A reward model of one split, standardised on the reference sample: the first one, or the one that audits it."""
     reward, models = config.reward, config.models
     inputs = {
         "preferences": preferences,
@@ -112,8 +115,8 @@ def reward_model(
     same = isinstance(models.policy, InitialisedModel) and models.policy == models.reward
     if isinstance(reward, TrainReward) and reward.start == "sft" and same:
         inputs["trunk"] = sft.part("policy")
-    stage = RewardStage(reward=reward, model=models.reward)
-    return run_stage(f"reward-s{seed}", "reward_model", inputs, stage, seed)
+    stage = RewardStage(reward=reward, model=models.reward, split=split)
+    return run_stage(node, "reward_model", inputs, stage, seed)
 
 
 def select(node: str, config: PipelineConfig, seed: int, *, preferences: Artifact, rollouts: Artifact) -> Artifact:
@@ -183,12 +186,13 @@ def evaluate(
     reference: Artifact,
     reward: Artifact,
     preferences: Artifact,
+    audit: Artifact | None = None,
     reward_before: Artifact | None = None,
     rollouts: Artifact | None = None,
     ppo: Artifact | None = None,
 ) -> Artifact:
     """What a policy is worth, and whether the reward model still sees it."""
-    optional = {"reward_before": reward_before, "rollouts": rollouts, "ppo": ppo}
+    optional = {"audit": audit, "reward_before": reward_before, "rollouts": rollouts, "ppo": ppo}
     inputs = {
         "policy": policy,
         "reference": reference,

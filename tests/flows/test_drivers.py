@@ -11,13 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flows.compare import compare
 from inverse_alignment.config import PipelineConfig
 from inverse_alignment.core.context import RuntimeConfig
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.store import Store
-from tasks import run_stage
+from tasks import dvc_file, run_stage
 from tests.flows.toy_run import config_for
 from tests.flows.toy_stages import TOYS
 
@@ -76,6 +77,84 @@ def test_every_seed_has_a_start_and_all_arms_share_it(tmp_path: Path) -> None:
     assert names.index("start-s5") < names.index("none-s3-r1-rollout")
     firsts = [node for node in nodes if node.name.endswith("-s5-r1-ppo")]
     assert len(firsts) == 3 and {node.inputs["policy"].uri for node in firsts} == {"pending:sft-s5/policy"}
+
+
+def audited(store: Path, data: Path, **changes: object) -> PipelineConfig:
+    """The same with a third of the prompts for an audit model."""
+    shares = {"train": 0.35, "validation": 0.1, "gate": 0.1, "test": 0.1, "audit": 0.35}
+    pooled = {"sources": [{"format": "jsonl", "name": "toy", "path": str(data)}], "aggregate": {"shares": shares}}
+    return PipelineConfig.model_validate({"rounds": 2, "store": str(store), "data": pooled, **changes})
+
+
+def test_an_audit_model_is_made_like_the_first_one_and_only_evaluated_with(tmp_path: Path) -> None:
+    nodes = {node.name: node for node in run_stage.draw(lambda: compare(audited(tmp_path, Path("nowhere.jsonl"))))}
+    reward, audit = nodes["reward-s0"], nodes["audit-s0"]
+    assert (audit.stage, audit.inputs, audit.seed) == (reward.stage, reward.inputs, reward.seed)
+    assert audit.config == reward.config.model_copy(update={"split": "audit"})
+    takes = {
+        name: {key for key, given in node.inputs.items() if given.uri.startswith("pending:audit-s0")}
+        for name, node in nodes.items()
+    }
+    assert {name: keys for name, keys in takes.items() if keys} == {
+        "compare": {"audit.s0"},
+        "start-s0": {"audit"},
+        **{f"{arm}-s0-r{n}-evaluate": {"audit"} for arm in ("none", "random", "similarity") for n in (1, 2)},
+    }
+    assert nodes["start-s0"].inputs["audit"].uri == "pending:audit-s0/model"
+
+
+def test_every_seed_has_an_audit_model_of_its_own_and_without_a_share_there_is_none(tmp_path: Path) -> None:
+    def names(config: PipelineConfig) -> set[str]:
+        return {node.name for node in run_stage.draw(lambda: compare(config))}
+
+    plain = names(config_for(tmp_path, Path("nowhere.jsonl"), seeds=[1, 4]))
+    assert names(audited(tmp_path, Path("nowhere.jsonl"), seeds=[1, 4])) == plain | {"audit-s1", "audit-s4"}
+    assert not any(name.startswith("audit") for name in plain)
+
+
+def test_an_audit_model_is_a_stage_of_dvc_and_can_be_run_alone(tmp_path: Path, data: Path) -> None:
+    config = audited(tmp_path / "store", data)
+    rendered = yaml.safe_load(dvc_file.render(run_stage.draw(lambda: compare(config)), ROOT))["stages"]
+    stage = rendered["audit-s0"]
+    assert stage["cmd"] == "inverse-alignment stage audit-s0" and stage["params"] == ["models", "reward"]
+    assert stage["deps"] == rendered["reward-s0"]["deps"]
+    assert "pipeline/audit-s0.json" in rendered["none-s0-r1-evaluate"]["deps"]
+    assert "pipeline/audit-s0.json" not in rendered["none-s0-r1-ppo"]["deps"]
+    remember = run_stage.Remember()
+    driver = run_stage.Execute(Store(Path(config.store)), RuntimeConfig(), (remember,), TOYS)
+    run_stage.run_up_to(lambda: compare(config), "audit-s0", driver)
+    assert set(remember.entries) == {"tokenizers", "aggregate", "sft-s0", "reference-s0", "audit-s0"}
+    assert {"audit-s0", "reward-s0"} <= {*execute(config).entries}
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "what"),
+    [
+        (
+            {
+                "reward": {"type": "checkpoint"},
+                "models": {"reward": {"type": "checkpoint", "path": "anywhere", "context": 128}},
+            },
+            "reward.type",
+            "nothing says how to train",
+        ),
+        ({"rollout": {"split": "audit"}}, "rollout.split", "for the audit model alone"),
+        ({"reference_sample": {"split": "audit"}}, "reference_sample.split", "for the audit model alone"),
+        (
+            {"arms": {"mine": {"selection": {"type": "random"}, "rollout": {"split": "audit"}}}},
+            "arms.mine.rollout.split",
+            "for the audit model alone",
+        ),
+    ],
+)
+def test_an_audit_that_could_not_be_one_is_refused_before_anything_runs(
+    tmp_path: Path, data: Path, changes: dict[str, object], where: str, what: str
+) -> None:
+    config = audited(tmp_path / "store", data, **changes)
+    with pytest.raises(UserError, match=what) as error:
+        execute(config)
+    assert error.value.where == where
+    assert not (tmp_path / "store").exists()
 
 
 def test_second_run_reuses_everything_and_equal_stages_run_once(tmp_path: Path, data: Path) -> None:

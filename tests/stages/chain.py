@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from inverse_alignment.core.artifact import METRICS
 from inverse_alignment.core.context import RuntimeConfig, StageContext
@@ -31,7 +31,7 @@ MODEL = InitialisedModel(vocab_size=400, hidden_size=32, layers=1, heads=2, cont
 OTHER_MODEL = InitialisedModel(vocab_size=320, hidden_size=16, layers=1, heads=2, context=160)
 RUNTIME = RuntimeConfig(device="cpu", generation_rows=64, scoring_rows=64)
 SOURCES = (JsonlSource(name="desk", path="not/where/it/lies.jsonl"),)
-SETTINGS = AggregateSettings(shares=SplitShares(train=0.55, validation=0.15, gate=0.15, test=0.15))
+SETTINGS = AggregateSettings(shares=SplitShares(train=0.45, validation=0.15, gate=0.15, test=0.15, audit=0.1))
 TOKENS = 12  # of an answer
 SAMPLES = RolloutConfig(prompts=0, samples=2, max_new_tokens=TOKENS)
 PPO = PpoConfig(
@@ -72,7 +72,7 @@ class Chain:
 
 
 def shared_start(chain: Chain, policy: Any = MODEL, reward: Any = MODEL) -> Chain:
-    """Tokenizers, preferences, SFT policy, reference sample, first reward model."""
+    """Tokenizers, preferences, SFT policy, reference sample, first reward model, and the one that audits it."""
     made = chain.made
     write_dataset(chain.root / "data", WorldConfig(prompts=48, pairs=300))
     source = {"source.desk": chain.root / "data" / "pairs.jsonl"}
@@ -87,13 +87,15 @@ def shared_start(chain: Chain, policy: Any = MODEL, reward: Any = MODEL) -> Chai
     start = made["sft"] / "policy"
     roll_out(chain, "reference_rollouts", start)
     trunk = {"trunk": start} if policy == reward else {}
-    chain.run(
-        "reward",
-        "reward_model",
-        {**data, **trunk, "reference_rollouts": made["reference_rollouts"]},
-        RewardStage(reward=TrainReward(epochs=1, learning_rate=5e-3), model=reward),
-    )
+    inputs = {**data, **trunk, "reference_rollouts": made["reference_rollouts"]}
+    chain.run("reward", "reward_model", inputs, reward_stage("train", reward))
+    chain.run("audit", "reward_model", inputs, reward_stage("audit", reward))
     return chain
+
+
+def reward_stage(split: Literal["train", "audit"], model: Any = MODEL) -> RewardStage:
+    """Training of a first reward model, or of the one that audits it."""
+    return RewardStage(reward=TrainReward(epochs=1, learning_rate=5e-3, batch_size=8), model=model, split=split)
 
 
 def roll_out(chain: Chain, name: str, policy: Path, context: int = MODEL.context) -> Path:
@@ -169,6 +171,7 @@ def whole_round(chain: Chain, policy: Any = MODEL, reward: Any = MODEL) -> Chain
         reward.context,
         rollouts=chain.made["reference_rollouts"],
         reward_before=chain.made["reward"] / "model",
+        audit=chain.made["audit"] / "model",
         ppo=chain.made["ppo"],
     )
     return chain

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,10 @@ from inverse_alignment.core.artifact import METRICS, external, list_files
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.metrics import read_metrics
 from inverse_alignment.core.records import Prompt, Rollout, read_jsonl, write_jsonl
-from inverse_alignment.data.aggregate import read_split
+from inverse_alignment.data.aggregate import FILES, read_split
 from inverse_alignment.evaluation.reward_accuracy import on_policy_pairs
-from inverse_alignment.models.loading import load_policy
-from inverse_alignment.models.reward_scores import load_calibrated
+from inverse_alignment.models.loading import load_policy, save_model
+from inverse_alignment.models.reward_scores import load_calibrated, save_calibration
 from inverse_alignment.models.specs import CheckpointModel
 from inverse_alignment.stages.aggregate import AggregateStage
 from inverse_alignment.stages.evaluate import NoGold
@@ -42,6 +43,7 @@ from tests.stages import chain
 from tests.stages.chain import Chain
 
 CPU = torch.device("cpu")
+AUDITED = {f"audit_{name}" for name in ("score", "score_ci95", "accuracy", "agreement", "pairs", "correlation")}
 MODEL_FILES = {"chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 
 
@@ -78,10 +80,10 @@ def test_one_vocabulary_gives_policy_and_reward_model_the_same_tokenizer(built):
     assert built.metrics["tokenizers"] == {"policy_vocabulary": 400, "reward_vocabulary": 400}
 
 
-def test_preferences_have_four_splits_that_share_no_prompt(built):
+def test_preferences_have_five_splits_that_share_no_prompt(built):
     folder = built.made["preferences"]
-    splits = {name: read_split(folder, name) for name in ("train", "validation", "gate", "test")}
-    assert names(folder) == {f"{name}.jsonl" for name in splits} | {"statistics.json"}
+    splits = {name: read_split(folder, name) for name in ("train", "validation", "gate", "test", "audit")}
+    assert names(folder) == {f"{name}.jsonl" for name in splits} | {"statistics.json", *FILES.values()}
     prompts = [{pair.prompt.id for pair in pairs} for pairs in splits.values()]
     assert sum(len(part) for part in prompts) == len(set().union(*prompts))
     counted = built.metrics["preferences"]
@@ -124,7 +126,7 @@ def test_a_rollout_answers_every_train_prompt(built):
 
 
 def test_every_reward_model_is_standardised_on_the_reference_sample(built):
-    for name in ("reward", "refreshed"):
+    for name in ("reward", "refreshed", "audit"):
         folder = built.made[name] / "model"
         assert names(folder) >= MODEL_FILES | {"calibration.json"}
         scores = standard_scores(folder, built.made["reference_rollouts"])
@@ -144,6 +146,38 @@ def test_the_reward_model_starts_from_the_sft_trunk(branch):
     for name, alike in (("on_trunk", True), ("from_scratch", False)):
         model = load_calibrated(branch.made[name] / "model", CPU, 128, 64).scorer.model
         assert torch.allclose(model.model.layers[0].mlp.up_proj.weight, trunk, atol=1e-6) == alike
+
+
+def changed_split(branch: Chain, name: str, split: str, **fields: float) -> dict[str, Path]:
+    """What the reward stage takes, with fields of every second pair of a split changed."""
+    made = branch.made
+    shutil.copytree(made["preferences"], branch.root / name)
+    pairs = read_split(made["preferences"], split)
+    half = [pair.model_copy(update=fields) if i % 2 else pair for i, pair in enumerate(pairs)]
+    write_jsonl(branch.root / name / f"{split}.jsonl", half)
+    inputs = {key: made[key] for key in ("tokenizers", "reference_rollouts")}
+    return {**inputs, "preferences": branch.root / name, "trunk": made["sft"] / "policy"}
+
+
+@pytest.mark.parametrize("fields", [{"weight": 5.0}, {"soft_label": 0.6}], ids=["weight", "soft label"])
+def test_weights_and_soft_labels_of_pairs_reach_the_reward_model(branch, fields):
+    inputs = changed_split(branch, "changed", "train", **fields)
+    branch.run("other", "reward_model", inputs, chain.reward_stage("train"))
+    assert branch.metrics["other"]["pairs"] == len(read_split(branch.made["preferences"], "train"))
+    assert digest(branch.made["other"] / "model") != digest(branch.made["reward"] / "model")
+
+
+def test_a_reward_model_and_its_audit_are_made_alike_from_splits_of_their_own(built, branch):
+    counted = {name: built.metrics[name]["pairs"] for name in ("reward", "audit")}
+    splits = built.metrics["preferences"]
+    assert counted == {"reward": splits["train_pairs"], "audit": splits["audit_pairs"]}
+    assert digest(built.made["reward"] / "model") != digest(built.made["audit"] / "model")
+    doubted = {split: changed_split(branch, f"{split}-doubted", split, soft_label=0.5) for split in ("train", "audit")}
+    for name, own in (("reward", "train"), ("audit", "audit")):
+        for split, inputs in doubted.items():
+            branch.run(f"{name}-{split}", "reward_model", inputs, chain.reward_stage(own))
+            same = digest(branch.made[f"{name}-{split}"] / "model") == digest(built.made[name] / "model")
+            assert same == (split != own), f"{name}, where labels of {split} changed"
 
 
 def test_a_selection_says_what_it_picked(built):
@@ -349,7 +383,7 @@ def test_an_evaluation_measures_policy_reward_model_and_refresh(built):
     assert 0 <= measured["on_policy_accuracy"] <= 1 and measured["on_policy_pairs"] > 0
     assert built.metrics["evaluation"] == {k: v for k, v in measured.items() if isinstance(v, (int, float))}
     shown = rows(folder / "samples.jsonl")
-    assert len(shown) == 2 and set(shown[0]) == {"prompt", "response", "rm_score", "gold"}
+    assert len(shown) == 2 and set(shown[0]) == {"prompt", "response", "rm_score", "audit_score", "gold"}
     curve = rows(folder / "curve.jsonl")
     assert [point["step"] for point in curve] == [2, 4]
     kept = [row for row in rows(built.made["ppo"] / "samples.jsonl") if row["step"] == 4]
@@ -376,10 +410,42 @@ def test_without_a_refresh_there_is_no_after_and_without_gold_no_truth(branch):
     chain.evaluate(branch, "blind", blind, rollouts=rollouts, ppo=branch.made["ppo"])
     measured = json.loads((branch.made["blind"] / "evaluation.json").read_text())
     unknown = {"gold_reward", "gold_reward_ci95", "on_policy_accuracy"}
-    unknown |= {"on_policy_accuracy_before", "on_policy_accuracy_after"}
+    unknown |= {"on_policy_accuracy_before", "on_policy_accuracy_after", *AUDITED}
     assert {name for name, value in measured.items() if value is None} == unknown
     assert measured["offline_accuracy"] == vanilla["offline_accuracy"] and measured["rm_score"] == vanilla["rm_score"]
-    assert all(point["gold"] is None for point in rows(branch.made["blind"] / "curve.jsonl"))
+    for file in ("curve.jsonl", "samples.jsonl"):
+        assert all(row["gold"] is row["audit_score"] is None for row in rows(branch.made["blind"] / file))
+
+
+def reversed_model(reward: Path, folder: Path) -> Path:
+    """The same reward model with the sign of its score turned round."""
+    scored = load_calibrated(reward, CPU, chain.MODEL.context, 64)
+    scored.scorer.model.score.weight.data.neg_()
+    save_model(scored.scorer.model, scored.scorer.tokenizer, folder)
+    save_calibration(replace(scored.calibration, mean=-scored.calibration.mean), folder)
+    return folder
+
+
+def test_an_audit_scores_what_the_reward_model_scores(branch):
+    own = branch.made["refreshed"] / "model"
+    turned = reversed_model(own, branch.root / "reversed")
+    audited = {}
+    for name, model in (("own", own), ("turned", turned), ("other", branch.made["audit"] / "model")):
+        chain.evaluate(branch, name, chain.EVALUATION, audit=model, ppo=branch.made["ppo"])
+        audited[name] = json.loads((branch.made[name] / "evaluation.json").read_text())
+        low, high = audited[name]["audit_score_ci95"]
+        assert low <= audited[name]["audit_score"] <= high and audited[name]["audit_pairs"] > 0
+        curve = rows(branch.made[name] / "curve.jsonl")
+        assert [point["step"] for point in curve] == [2, 4]
+        sign = {"own": 1, "turned": -1}.get(name)
+        for point in [*curve, *rows(branch.made[name] / "samples.jsonl")]:
+            assert sign is None or point["audit_score"] == pytest.approx(sign * point["rm_score"], abs=1e-4)
+    mine, other = audited["own"], audited["turned"]
+    assert mine["audit_score"] == pytest.approx(mine["rm_score"]) == pytest.approx(-other["audit_score"])
+    assert mine["audit_accuracy"] == mine["offline_accuracy"] == pytest.approx(1 - other["audit_accuracy"])
+    assert mine["audit_agreement"] == 1 and other["audit_agreement"] == 0
+    assert mine["audit_correlation"] == pytest.approx(1) == pytest.approx(-other["audit_correlation"])
+    assert 0 < audited["other"]["audit_agreement"] < 1 and abs(audited["other"]["audit_correlation"]) < 0.999
 
 
 # --- other models -----------------------------------------------------------------------------------------------------

@@ -52,6 +52,29 @@ def by_source(pairs: Sequence[Comparison], correct: np.ndarray) -> dict[str, dic
     }
 
 
+class AnswerPairs(NamedTuple):
+    """Pairs of different answers to one prompt: rows of the two answers, (n,) each."""
+
+    left: np.ndarray
+    right: np.ndarray
+
+
+def answer_pairs(rollouts: Sequence[Rollout]) -> AnswerPairs:
+    """All pairs of different answers to one prompt; equal texts are one answer, if rounded to two scores."""
+    of_prompt: dict[str, list[int]] = {}
+    for row, rollout in enumerate(rollouts):
+        of_prompt.setdefault(rollout.prompt.key, []).append(row)
+    found = [
+        (i, j)
+        for rows in of_prompt.values()
+        for place, i in enumerate(rows)
+        for j in rows[place + 1 :]
+        if rollouts[i].response != rollouts[j].response
+    ]
+    left, right = np.array(found, dtype=np.int64).reshape(-1, 2).T
+    return AnswerPairs(left, right)
+
+
 class OnPolicyPairs(NamedTuple):
     """Pairs of answers to one prompt that gold tells apart: rows of the better and of the worse answer, (n,) each."""
 
@@ -67,17 +90,11 @@ class OnPolicyPairs(NamedTuple):
 
 def on_policy_pairs(rollouts: Sequence[Rollout], gold: np.ndarray) -> OnPolicyPairs:
     """All pairs of different answers to one prompt whose gold rewards (m,) differ."""
-    of_prompt: dict[str, list[int]] = {}
-    for row, rollout in enumerate(rollouts):
-        of_prompt.setdefault(rollout.prompt.key, []).append(row)
-    better, worse = [], []
-    for rows in of_prompt.values():
-        for place, i in enumerate(rows):
-            for j in rows[place + 1 :]:
-                if abs(gold[i] - gold[j]) > 1e-9:
-                    better.append(i if gold[i] > gold[j] else j)
-                    worse.append(j if gold[i] > gold[j] else i)
-    return OnPolicyPairs(np.array(better, dtype=np.int64), np.array(worse, dtype=np.int64))
+    pairs = answer_pairs(rollouts)
+    gap = gold[pairs.left] - gold[pairs.right]
+    told_apart = abs(gap) > 1e-9
+    better, worse = np.where(gap > 0, pairs.left, pairs.right), np.where(gap > 0, pairs.right, pairs.left)
+    return OnPolicyPairs(better[told_apart], worse[told_apart])
 
 
 def gold_rewards(gold: Gold, rollouts: Sequence[Rollout]) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""policy + reward models + gold -> what the policy is worth, and whether the reward model still sees it."""
+"""policy + reward models + gold -> what the policy is worth, and whether the reward model still sees it.
+
+An audit model, where there is one, scores the same answers: a reward model that nothing was optimised against.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ class EvaluateStage(Section):
 
 
 def build(inputs: Mapping[str, Path], config: EvaluateStage, context: StageContext) -> dict[str, Any]:
-    """Write `evaluation.json`, `samples.jsonl` (shown prompts) and `curve.jsonl` (gold over the PPO steps)."""
+    """Write `evaluation.json`, `samples.jsonl` (shown prompts) and `curve.jsonl` (scores over the PPO steps)."""
     import json
 
     from inverse_alignment.data.aggregate import read_split
@@ -55,23 +58,25 @@ def build(inputs: Mapping[str, Path], config: EvaluateStage, context: StageConte
 
     device, rows = pick_device(context.runtime.device), context.runtime.scoring_rows
     gold = _gold(config.evaluation)
-    reward = load_calibrated(inputs["reward"], device, config.reward_context, rows)
+    models = {
+        name: load_calibrated(inputs[name], device, config.reward_context, rows)
+        for name in ("reward", "audit", "reward_before")
+        if name in inputs
+    }
+    reward, audit = models["reward"], models.get("audit")
     test = read_split(inputs["preferences"], "test")
     fresh = _fresh_rollouts([pair.prompt for pair in test], inputs, config, context)
-    measured = {**_of_policy(fresh, reward, gold, context.seed), **_offline(test, reward.scorer)}
+    scores = _scores(reward, fresh)
+    measured = {**_of_policy(fresh, scores, gold, context.seed), **_offline(test, reward.scorer)}
+    measured |= _of_audit(fresh, scores, test, audit, context.seed)
     if "rollouts" in inputs:
-        before = (
-            load_calibrated(inputs["reward_before"], device, config.reward_context, rows)
-            if "reward_before" in inputs
-            else None
-        )
-        measured |= _of_refresh(inputs["rollouts"], reward, before, gold)
+        measured |= _of_refresh(inputs["rollouts"], reward, models.get("reward_before"), gold)
     else:
         measured |= {"on_policy_accuracy_before": None, "on_policy_accuracy_after": None}
     (context.out / "evaluation.json").write_text(json.dumps(measured, indent=1, sort_keys=True))
-    _write_shown(context.out / "samples.jsonl", fresh, reward, gold, config.evaluation.shown_prompts)
+    _write_shown(context.out / "samples.jsonl", fresh, reward, audit, gold, config.evaluation.shown_prompts)
     if "ppo" in inputs:
-        _write_curve(inputs["ppo"] / "samples.jsonl", context.out / "curve.jsonl", gold)
+        _write_curve(inputs["ppo"] / "samples.jsonl", context.out / "curve.jsonl", audit, gold)
     return {name: value for name, value in measured.items() if isinstance(value, (int, float)) and value is not None}
 
 
@@ -102,17 +107,17 @@ def _fresh_rollouts(prompts: Any, inputs: Mapping[str, Path], config: EvaluateSt
     )
 
 
-def _of_policy(rollouts: Any, reward: Any, gold: Any, seed: int) -> dict[str, Any]:
+def _scores(reward: Any, rollouts: Any) -> Any:
+    return reward([r.prompt for r in rollouts], [r.response for r in rollouts])
+
+
+def _of_policy(rollouts: Any, scores: Any, gold: Any, seed: int) -> dict[str, Any]:
     """What the policy is worth on fresh answers to held-out prompts. Prompts are the independent units."""
     import numpy as np
-    import torch
 
-    from inverse_alignment.core.seeding import derive_seed
     from inverse_alignment.evaluation.reward_accuracy import gold_rewards, on_policy_pairs
-    from inverse_alignment.maths.bootstrap import mean_interval
-    from inverse_alignment.maths.grouping import group_means, within_group_variance
+    from inverse_alignment.maths.grouping import within_group_variance
 
-    scores = reward([r.prompt for r in rollouts], [r.response for r in rollouts])
     keys = [r.prompt.key for r in rollouts]
     variance = within_group_variance(scores, keys)
     measured: dict[str, Any] = {
@@ -128,15 +133,43 @@ def _of_policy(rollouts: Any, reward: Any, gold: Any, seed: int) -> dict[str, An
     }
     if gold is not None:
         truth = gold_rewards(gold, rollouts)
-        interval = mean_interval(torch.from_numpy(group_means(truth, keys)), derive_seed("gold interval", seed))
         pairs = on_policy_pairs(rollouts, truth)
         measured |= {
-            "gold_reward": interval.mean,
-            "gold_reward_ci95": [interval.low, interval.high],
+            **_mean_over_prompts("gold_reward", truth, keys, seed, "gold interval"),
             "on_policy_accuracy": pairs.accuracy(scores),
             "on_policy_pairs": len(pairs.better),
         }
     return measured
+
+
+def _mean_over_prompts(name: str, values: Any, keys: list[str], seed: int, noise: str) -> dict[str, Any]:
+    """Mean over prompts of the mean over a prompt's answers, with its 95 % interval by bootstrap over prompts."""
+    import torch
+
+    from inverse_alignment.core.seeding import derive_seed
+    from inverse_alignment.maths.bootstrap import mean_interval
+    from inverse_alignment.maths.grouping import group_means
+
+    interval = mean_interval(torch.from_numpy(group_means(values, keys)), derive_seed(noise, seed))
+    return {name: interval.mean, f"{name}_ci95": [interval.low, interval.high]}
+
+
+def _of_audit(rollouts: Any, scores: Any, test: Any, audit: Any, seed: int) -> dict[str, Any]:
+    """What a reward model that nothing was optimised against says of the same answers; null without one."""
+    from inverse_alignment.evaluation.audit import agreement, correlation
+    from inverse_alignment.evaluation.reward_accuracy import answer_pairs, score_pairs
+
+    if audit is None:
+        names = ("score", "score_ci95", "accuracy", "agreement", "pairs", "correlation")
+        return {f"audit_{name}": None for name in names}
+    second, pairs = _scores(audit, rollouts), answer_pairs(rollouts)
+    return {
+        **_mean_over_prompts("audit_score", second, [r.prompt.key for r in rollouts], seed, "audit interval"),
+        "audit_accuracy": float(score_pairs(audit.scorer, test).correct().mean()),
+        "audit_agreement": agreement(pairs, scores, second),
+        "audit_pairs": len(pairs.left),
+        "audit_correlation": correlation(scores, second),
+    }
 
 
 def _offline(pairs: Any, score: Any) -> dict[str, Any]:
@@ -175,37 +208,49 @@ def _of_refresh(folder: Path, reward: Any, before: Any, gold: Any) -> dict[str, 
     }
 
 
-def _write_shown(path: Path, rollouts: Any, reward: Any, gold: Any, count: int) -> None:
+def _write_shown(path: Path, rollouts: Any, reward: Any, audit: Any, gold: Any, count: int) -> None:
     """The first answer to each of a few prompts, the same prompts for every policy."""
     import json
 
     shown = [r for r in rollouts if r.sample == 0][:count]
-    scores = reward([r.prompt for r in shown], [r.response for r in shown]) if shown else []
+    scores = _scores(reward, shown) if shown else []
+    audited = _scores(audit, shown) if audit and shown else [None] * len(shown)
     with path.open("w", encoding="utf-8") as file:
-        for rollout, score in zip(shown, scores, strict=True):
-            row = {"prompt": rollout.prompt.text(), "response": rollout.response, "rm_score": float(score)}
-            truth = None if gold is None else gold(rollout.prompt, rollout.response)
-            file.write(json.dumps({**row, "gold": truth}, sort_keys=True) + "\n")
+        for rollout, score, second in zip(shown, scores, audited, strict=True):
+            row = {
+                "prompt": rollout.prompt.text(),
+                "response": rollout.response,
+                "rm_score": float(score),
+                "audit_score": None if second is None else float(second),
+                "gold": None if gold is None else gold(rollout.prompt, rollout.response),
+            }
+            file.write(json.dumps(row, sort_keys=True) + "\n")
 
 
-def _write_curve(samples: Path, path: Path, gold: Any) -> None:
-    """Gold, reward-model score and KL of the answers that PPO kept, averaged per step."""
+def _write_curve(samples: Path, path: Path, audit: Any, gold: Any) -> None:
+    """Gold, the scores of both reward models and KL of the answers that PPO kept, averaged per step."""
     import json
 
     import numpy as np
 
     from inverse_alignment.core.records import Prompt
 
-    by_step: dict[int, list[dict[str, Any]]] = {}
-    for line in samples.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        by_step.setdefault(row["step"], []).append(row)
+    rows = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
+    prompts, answers = [Prompt.model_validate(row["prompt"]) for row in rows], [row["response"] for row in rows]
+    truths = [None if gold is None else gold(prompt, text) for prompt, text in zip(prompts, answers, strict=True)]
+    values = {
+        "gold": truths,
+        "audit_score": list(audit(prompts, answers)) if audit and rows else [None] * len(rows),
+        "rm_score": [row["rm_score"] for row in rows],
+        "kl": [row["kl"] for row in rows],
+    }
+    of_step: dict[int, list[int]] = {}
+    for place, row in enumerate(rows):
+        of_step.setdefault(row["step"], []).append(place)
     with path.open("w", encoding="utf-8") as file:
-        for step, rows in sorted(by_step.items()):
-            truths = [] if gold is None else [gold(Prompt.model_validate(r["prompt"]), r["response"]) for r in rows]
+        for step, places in sorted(of_step.items()):
             point = {
-                "rm_score": float(np.mean([r["rm_score"] for r in rows])),
-                "kl": float(np.mean([r["kl"] for r in rows])),
+                name: None if of_row[places[0]] is None else float(np.mean([of_row[place] for place in places]))
+                for name, of_row in values.items()
             }
-            point_gold = float(np.mean(truths)) if truths else None
-            file.write(json.dumps({"step": step, "gold": point_gold, **point}, sort_keys=True) + "\n")
+            file.write(json.dumps({"step": step, **point}, sort_keys=True) + "\n")

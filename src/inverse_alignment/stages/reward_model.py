@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,11 +10,12 @@ from pydantic import Field
 
 from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.context import StageContext
+from inverse_alignment.core.records import Comparison
 from inverse_alignment.models.specs import ModelSpec
 
 
 class TrainReward(Section):
-    """Bradley-Terry training on the train split of all sources."""
+    """Bradley-Terry training on one split of all sources: train, and audit for the model that audits it."""
 
     type: Literal["train"] = "train"
     epochs: float = Field(1, gt=0, description="passes over the pairs")
@@ -43,6 +44,7 @@ class RewardStage(Section):
 
     reward: RewardConfig
     model: ModelSpec
+    split: Literal["train", "audit"] = Field("train", description="whose pairs it is trained on")
 
 
 def build(inputs: Mapping[str, Path], config: RewardStage, context: StageContext) -> dict[str, Any]:
@@ -56,7 +58,8 @@ def build(inputs: Mapping[str, Path], config: RewardStage, context: StageContext
     model, tokenizer = _start(inputs, config, context)
     metrics: dict[str, Any] = {}
     if isinstance(config.reward, TrainReward):
-        metrics = _train(model, tokenizer, inputs["preferences"], config.reward, config.model.context, context)
+        pairs = read_split(inputs["preferences"], config.split)
+        metrics = _train(model, tokenizer, pairs, config.reward, config.model.context, context)
     scorer = RewardScorer(model, tokenizer, config.model.context, context.runtime.scoring_rows)
     sample = read_jsonl(inputs["reference_rollouts"] / "rollouts.jsonl", Rollout)
     calibration = Calibration.of(scorer([r.prompt for r in sample], [r.response for r in sample]))
@@ -99,13 +102,11 @@ def _start(inputs: Mapping[str, Path], config: RewardStage, context: StageContex
 
 
 def _train(
-    model: Any, tokenizer: Any, preferences: Path, config: TrainReward, max_tokens: int, context: StageContext
+    model: Any, tokenizer: Any, pairs: Sequence[Comparison], config: TrainReward, max_tokens: int, context: StageContext
 ) -> dict[str, Any]:
-    from inverse_alignment.data.aggregate import read_split
     from inverse_alignment.models.trl_training import arguments
     from inverse_alignment.reward.bradley_terry import PairLoss, fit, pair_rows
 
-    pairs = read_split(preferences, "train")
     trained = fit(
         model,
         tokenizer,
