@@ -200,6 +200,31 @@ def show_config(
     typer.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
 
 
+@app.command()
+def tokens(
+    file: Annotated[
+        Path | None, typer.Argument(help="JSONL of prompt, chosen, rejected, instead of a source", metavar="FILE")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", help="source to read instead of the first", metavar="NAME")
+    ] = None,
+    row: Annotated[int, typer.Option("--row", min=1, help="which of the examples it keeps, from 1", metavar="N")] = 1,
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", help="checkpoint to read with, instead of the run's", metavar="FOLDER")
+    ] = None,
+    params: Params = PARAMS,
+    preset: Preset = None,
+    overrides: Overrides = None,
+) -> None:
+    """Show an example as the models read it: its tokens, which of them count, and what is cut.
+
+    Example: inverse-alignment tokens --source advice --row 3
+    """
+    from flows.tokens import show
+
+    show(_load(params, preset, overrides), _console(), file, source, row, tokenizer)
+
+
 @app.command("open")
 def show_commands(params: Params = PARAMS, preset: Preset = None, overrides: Overrides = None) -> None:
     """Print the commands that open MLflow and Prefect.
