@@ -289,6 +289,7 @@ class Plan:
         self.planned: dict[str, Planned] = {}
         self._first: dict[str, str] = {}  # symbolic fingerprint -> the first node that has it
         self._same_as: dict[str, str] = {}  # node -> the first node with its symbolic fingerprint
+        self._downloads: list[str] = []  # what earlier nodes have named as not downloaded
 
     @property
     def nodes(self) -> list[Node]:
@@ -328,10 +329,15 @@ class Plan:
             return Planned(node, "reuse", "", entry)
         if earlier is not None:
             return Planned(node, "reuse", f"same as {earlier}")
-        fetch = f"{' and '.join(absent)} {'are' if absent[1:] else 'is'} not downloaded yet" if absent else ""
         if waits is not None:
-            return Planned(node, "depends", "; ".join(part for part in (f"depends on {waits}", fetch) if part))
-        return Planned(node, "run", fetch or why_to_run(self.store, node.stage, of_node))
+            lacks = self._not_here([each for each in absent if each not in self._downloads])
+            return Planned(node, "depends", f"depends on {waits}; {lacks}" if lacks else f"depends on {waits}")
+        return Planned(node, "run", self._not_here(absent) or why_to_run(self.store, node.stage, of_node))
+
+    def _not_here(self, downloads: Sequence[str]) -> str:
+        """That these are not on this machine, in one sentence; empty if there are none."""
+        self._downloads += downloads
+        return f"{' and '.join(downloads)} {'are' if downloads[1:] else 'is'} not downloaded yet" if downloads else ""
 
     @staticmethod
     def _pending(node: Node) -> list[str]:
