@@ -1,0 +1,1 @@
+"""Bad input through the real command line: is every refusal clear, quick and harmless?"""

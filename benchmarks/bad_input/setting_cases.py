@@ -1,0 +1,207 @@
+"""Cases of the configuration and of the machine: keys, values, presets, places that cannot be written, full devices."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.bad_input.case import Case
+from benchmarks.bad_input.project import CONTEXT, Project
+
+
+def nothing(project: Project) -> None:
+    """The mistake is on the command line."""
+
+
+def set_to(*overrides: str) -> tuple[str, ...]:
+    """`run` with overrides."""
+    return ("run", *(word for override in overrides for word in ("--set", override)))
+
+
+def setting(name: str, override: str, what: str, fix: str, key: str | None = None) -> Case:
+    """A case of one wrong value on the command line."""
+    wanted = key or override.partition("=")[0]
+    return Case(name, nothing, (what,), (wanted, f"--set {override}"), (fix,), set_to(override))
+
+
+def _yaml(change: Callable[[str], str]) -> Callable[[Project], object]:
+    return lambda project: project.write("params.yaml", change((project / "params.yaml").read_text(encoding="utf-8")))
+
+
+# --- a full device ------------------------------------------------------------------------------------------------
+
+
+def no_device_of_ones_own() -> str | None:
+    """Why no device can be mounted for one command alone; None if it can."""
+    if shutil.which("unshare") is None:
+        return "no `unshare` here"
+    tried = subprocess.run(
+        ["unshare", "-m", "sh", "-c", "mount -t tmpfs -o size=64k none /mnt"], capture_output=True, text=True
+    )
+    return None if tried.returncode == 0 else f"no private mount: {tried.stderr.strip()}"
+
+
+FULL_STORE = """
+store=$1; shift
+cp -a "$store" "$store.kept" && mount -t tmpfs -o size=16m none "$store" && cp -a "$store.kept/." "$store/" || exit 99
+cat /dev/zero > "$store/.ballast" 2>/dev/null
+truncate -s -40k "$store/.ballast"
+"$@"
+code=$?
+rm -rf "$store/.ballast" "$store.kept" && cp -a "$store" "$store.kept" && umount "$store" || exit 99
+rm -rf "$store" && mv "$store.kept" "$store" || exit 99
+exit $code
+"""
+"""Moves the store to a device of its own with 40 KiB of room for one command, and back, so that all can be checked."""
+
+
+def _on_a_full_device(project: Project) -> tuple[str, ...]:
+    """Only this command sees the device: its mounts are its own."""
+    return ("unshare", "-m", "sh", "-c", FULL_STORE, "sh", str(project / "artifacts"))
+
+
+def _unwritable(project: Project) -> None:
+    project.edit_params(store="params.yaml/store")
+
+
+SETTINGS = [
+    setting("negative-kl-coefficient", "ppo.kl.coefficient=-0.1", "greater than or equal to 0", "coefficient"),
+    setting("misspelt-key", "ppo.step=3", "unknown key", "did you mean 'steps'?"),
+    setting("wrong-type", "ppo.steps=many", "should be a whole number, got 'many'", "steps"),
+    setting("context-too-small", "models.policy.context=8", "greater than or equal to 16", "context"),
+    setting(
+        "answers-leave-no-room-for-a-prompt",
+        f"ppo.max_new_tokens={CONTEXT}",
+        f"leave less than 8 of the policy's {CONTEXT}",
+        f"at most {CONTEXT - 8}",
+    ),
+    setting(
+        "minibatches-that-do-not-divide", "ppo.minibatches=3", "3 minibatches do not divide a batch of 8", "divisor"
+    ),
+    setting("heads-that-do-not-divide", "models.policy.heads=3", "3 heads do not divide hidden_size 16", "divisor"),
+    setting(
+        "unknown-encoder",
+        "arms.similarity.selection.encoder.type=sentence_transformer",
+        "unknown type 'sentence_transformer'",
+        "did you mean 'sentence_transformers'?",
+        "arms.similarity.selection.encoder.type",
+    ),
+    setting("unknown-format", "data.sources=[{format: jsnl, name: a, path: b}]", "'jsnl'", "jsonl", "data.sources"),
+    setting("share-of-nothing", "data.aggregate.shares.gate=0", "gate", "agree", "data.aggregate.shares.gate"),
+    setting(
+        "checkpoint-without-one", "sft.type=checkpoint", "no checkpoint to use", "models.policy", "models.policy.type"
+    ),
+    setting("an-arm-sets-too-much", "arms.none.rounds=2", "an arm cannot set 'rounds'", "ppo", "arms.none.rounds"),
+    setting("two-equal-seeds", "seeds=[0,0]", "must be different", "once", "seeds"),
+    setting(
+        "name-no-arm-can-have", "arms.My Arm.selection.type=none", "cannot name an arm", "lower-case", "arms.My Arm"
+    ),
+    Case(
+        "no-equals-sign",
+        nothing,
+        ("not of the form key.path=value",),
+        ("--set rounds",),
+        ("ppo.steps=10",),
+        ("run", "--set", "rounds"),
+    ),
+    Case(
+        "two-presets",
+        nothing,
+        ("given 2 times",),
+        ("--preset smoke --preset ungated",),
+        ("--set",),
+        ("run", "--preset", "smoke", "--preset", "ungated"),
+    ),
+    Case(
+        "missing-preset",
+        lambda project: project.write("presets/smoke.yaml", "rounds: 1\n"),
+        ("no preset 'smok'",),
+        ("presets/",),
+        ("did you mean 'smoke'?",),
+        ("run", "--preset", "smok"),
+    ),
+    Case(
+        "missing-params",
+        lambda project: (project / "params.yaml").unlink(),
+        ("configuration file not found",),
+        ("params.yaml",),
+        ("project's folder",),
+    ),
+    Case(
+        "broken-yaml",
+        _yaml(lambda text: text + "arms: {none: [\n"),
+        ("not valid YAML",),
+        ("params.yaml", "line"),
+        ("correct",),
+    ),
+    Case(
+        "key-that-stands-twice",
+        _yaml(lambda text: text + "rounds: 2\n"),
+        ("not valid YAML",),
+        ("params.yaml", "'rounds' stands twice", "line"),
+        ("correct the file",),
+    ),
+    Case(
+        "no-such-node",
+        nothing,
+        ("no node 'sft-s1'",),
+        ("stage",),
+        ("did you mean 'sft-s0'?",),
+        ("stage", "sft-s1"),
+    ),
+]
+
+MACHINE = [
+    Case(
+        "report-folder-is-a-file",
+        lambda project: project.write("taken", "a file"),
+        ("the report cannot go there",),
+        ("--report-dir taken",),
+        ("name another folder",),
+        ("run", "--report-dir", "taken"),
+    ),
+    Case(
+        "cuda-without-a-gpu",
+        lambda project: project.edit_params(runtime={"device": "cuda"}, sft={"epochs": 2}),
+        ("no GPU is visible to torch",),
+        ("runtime.device",),
+        ("auto or cpu",),
+        skip=lambda: "a GPU is there" if Path("/dev/nvidia0").exists() else None,
+    ),
+    Case(
+        "store-that-cannot-be-written",
+        _unwritable,
+        ("the artifact store cannot be written", "params.yaml is a file"),
+        ("store=", "params.yaml/store"),
+        ("--set store=",),
+    ),
+    Case(
+        "store-of-an-unknown-kind",
+        nothing,
+        ("no file system for the artifact store",),
+        ("store=nonsense://bucket/artifacts",),
+        ("fsspec",),
+        set_to("store=nonsense://bucket/artifacts"),
+    ),
+    Case(
+        "no-room-left-before-training",
+        lambda project: project.edit_params(data={"aggregate": {"seed": 1}}),
+        ("no room left on the device",),
+        ("store=", "MB free"),
+        ("free space there", "set store to a folder with room"),
+        wrap=_on_a_full_device,
+        skip=no_device_of_ones_own,
+    ),
+    Case(
+        "no-room-left-in-training",
+        lambda project: project.edit_params(sft={"epochs": 2}, runtime={"checkpoint_seconds": 0.01}),
+        ("no room left on the device, in stage sft",),
+        ("store=", "MB free"),
+        ("what is finished stays",),
+        ("stage", "sft-s0"),
+        wrap=_on_a_full_device,
+        skip=no_device_of_ones_own,
+    ),
+]
