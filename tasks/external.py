@@ -192,7 +192,10 @@ class _Repository:
             return self.named() if snapshot is None else self._artifact(snapshot, patterns, cache)
         if snapshot is None:
             self._require_answer()
-        snapshot = self._downloaded(patterns)
+            snapshot = self._downloaded(patterns)
+        else:  # as far as the cache of an older client tells
+            with _without_bars():
+                snapshot = self._downloaded(patterns)
         if not _holds(snapshot, needed):
             raise UserError(
                 f"the hub's {self.kind} {self.hub_id} holds no {what} at {self.revision}",
@@ -285,6 +288,21 @@ class _Repository:
     @property
     def _artifact_kind(self) -> str:
         return "model" if self.kind == "model" else "data"
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Inside the block the hub's client draws no progress bars."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 def _visible(folder: Path) -> list[str]:
