@@ -19,6 +19,8 @@ from inverse_alignment.core.errors import UserError
 Role = Literal["system", "user", "assistant"]
 Split = Literal["train", "validation", "gate", "test", "audit"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "gate", "test", "audit")
+MOST_WEIGHT = 1e6
+"""No row counts more than this in a loss: far beyond any use, and far from where single precision ends."""
 
 
 class Record(BaseModel):
@@ -115,7 +117,7 @@ class Demonstration(Example):
     """An answer worth imitating."""
 
     response: str
-    weight: float = Field(default=1.0, gt=0, description="weight of the row in a loss")
+    weight: float = Field(default=1.0, gt=0, le=MOST_WEIGHT, description="weight of the row in a loss")
     provenance: Authorship
 
 
@@ -124,7 +126,7 @@ class Judgement(Example):
 
     response: str
     label: bool
-    weight: float = Field(default=1.0, gt=0, description="weight of the row in a loss")
+    weight: float = Field(default=1.0, gt=0, le=MOST_WEIGHT, description="weight of the row in a loss")
     provenance: Authorship
 
 
@@ -139,7 +141,7 @@ class Comparison(Example):
     soft_label: float | None = Field(
         default=None, ge=0.5, le=1, description="probability that `chosen` is the better one; null: taken as certain"
     )
-    weight: float = Field(default=1.0, gt=0, description="weight of the pair in a loss")
+    weight: float = Field(default=1.0, gt=0, le=MOST_WEIGHT, description="weight of the pair in a loss")
     provenance: Provenance
 
 
@@ -175,7 +177,7 @@ def iter_jsonl(path: Path, kind: type[R]) -> Iterator[R]:
     Raises:
         UserError: a line is not a valid record of `kind`.
     """
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:  # bytes, so that a line that is not UTF-8 is refused like any other bad one
         for number, line in enumerate(file, start=1):
             try:
                 yield kind.model_validate_json(line)

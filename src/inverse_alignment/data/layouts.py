@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Literal, get_args
 
 from inverse_alignment.core.errors import nearest
-from inverse_alignment.core.records import SPLITS, Authorship, Message, Origin, Provenance, Role, Split
-from inverse_alignment.data.rows import BadRow, Row
+from inverse_alignment.core.records import (
+    MOST_WEIGHT,
+    SPLITS,
+    Authorship,
+    Message,
+    Origin,
+    Provenance,
+    Role,
+    Split,
+)
+from inverse_alignment.data.rows import BadRow, Row, kind_of, shown, suggest
 from inverse_alignment.data.sources import ColumnMap, TableSource
 
 OTHER_SPLIT_NAMES: dict[str, Split] = {"valid": "validation", "val": "validation", "dev": "validation"}
+MOST_VOTES = 2**53
+"""Whole numbers up to here are exact as floats."""
 Turns = tuple[Message, ...]
 
 
@@ -37,6 +48,8 @@ class Pair:
         strength: how strong the preference is, or why there is none.
         swapped: whether votes or a soft label say that the answers must change places.
         known: what the row says of its provenance.
+        fields: where prompt, chosen and rejected stand in the file.
+        judged_in: where it stands how strong the preference is.
     """
 
     chosen_turns: Turns
@@ -46,6 +59,8 @@ class Pair:
     strength: Strength | Literal["tie", "not judged"] = Strength()
     swapped: bool = False
     known: Mapping[str, str] = field(default_factory=dict)
+    fields: tuple[str, str, str] = ("prompt", "chosen", "rejected")
+    judged_in: str = "preference"
 
 
 # ---------------------------------------------------------------------------------------------- values of a row
@@ -69,11 +84,18 @@ def _present(row: Row, column: str | None) -> bool:
     return column is not None and _value(row, column) not in (_MISSING, None)
 
 
-def _required(row: Row, column: str, key: str | None = None) -> Any:
+def _required(row: Row, column: str, key: str | None = None, hint: str = "") -> Any:
+    """The value of a column that must be there.
+
+    Args:
+        key: the field of the column map that names the column, if one does.
+        hint: another way out, where the column is missing.
+    """
     value = _value(row, column)
     if value is _MISSING:
         named = f" (columns.{key}{f'={column}' if column != key else ''})" if key else ""
-        raise BadRow("missing field", "no such column", where=row.at(column) + named, fix=_suggestion(row, column))
+        fix = _suggestion(row, column) + (f" (set columns.{key})" if key else "") + hint
+        raise BadRow("missing field", "no such column", where=row.at(column) + named, fix=fix)
     if value is None:
         raise BadRow("missing field", "is null", where=row.at(column), fix="fill it in, or leave the row out")
     return value
@@ -87,20 +109,19 @@ def _optional(row: Row, columns: ColumnMap, name: str) -> Any:
     value = _value(row, column)
     if value is _MISSING and column != ColumnMap.model_fields[name].default:
         where = f"{row.at(column)} (columns.{name}={column})"
-        raise BadRow("missing field", "no such column", where=where, fix=_suggestion(row, column))
+        fix = f"{_suggestion(row, column)} (set columns.{name})"
+        raise BadRow("missing field", "no such column", where=where, fix=fix)
     return None if value is _MISSING else value
 
 
 def _suggestion(row: Row, column: str) -> str:
     nested = [f"{name}.{inner}" for name, value in row.values.items() if isinstance(value, Mapping) for inner in value]
-    return nearest(column, [*row.columns, *nested])
+    return suggest(column, [*row.columns, *nested])
 
 
 def _text(row: Row, column: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise BadRow(
-            "wrong type", f"is {_kind(value)}, not a text", where=row.at(column), fix="write it as a JSON string"
-        )
+        raise BadRow("wrong type", f"is {kind_of(value)}, not a text", where=row.at(column), fix="write it as a string")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:  # JSON may spell out half of a surrogate pair, which no file can hold
@@ -113,28 +134,20 @@ def _text(row: Row, column: str, value: Any) -> str:
     return value
 
 
-_KINDS = {
-    "NoneType": "null",
-    "str": "a text",
-    "list": "a list",
-    "dict": "an object",
-    "int": "a number",
-    "float": "a number",
-    "bool": "true or false",
-}
-
-
-def _kind(value: Any) -> str:
-    return _KINDS.get(type(value).__name__, f"a {type(value).__name__}")  # Parquet knows more: dates, bytes, decimals
-
-
 def _number(row: Row, column: str, value: Any, low: float, high: float, words: str, fix: str) -> float:
     """A finite number in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise BadRow("wrong type", f"is {_kind(value)}, not a number", where=row.at(column), fix=fix)
-    if not math.isfinite(value) or not low <= value <= high:
-        raise BadRow("wrong value", f"{value} is outside {words}", where=row.at(column), fix=fix)
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
+        raise BadRow("wrong type", f"is {kind_of(value)}, not a number", where=row.at(column), fix=fix)
+    if isinstance(value, Decimal):
+        value = float(value)
+    if not low <= value <= high:  # not as a float: a whole number may be too large for one
+        raise BadRow("wrong value", f"{_digits(value)} is outside {words}", where=row.at(column), fix=fix)
     return float(value)
+
+
+def _digits(value: Any) -> str:
+    """A number in a message, cut short if it has hundreds of digits."""
+    return shown(value) if isinstance(value, int) else str(value)
 
 
 # ---------------------------------------------------------------------------------------------- conversations
@@ -153,11 +166,11 @@ def _answer(row: Row, column: str, value: Any) -> tuple[Turns, str]:
 
 
 def _messages(row: Row, column: str, value: Any) -> Turns:
-    if not isinstance(value, Sequence) or isinstance(value, str):
+    if not isinstance(value, list):
         expected = "a list of messages" if isinstance(value, str) else "a text or a list of messages"
         raise BadRow(
             "wrong type",
-            f"is {_kind(value)}, not {expected}",
+            f"is {kind_of(value)}, not {expected}",
             where=row.at(column),
             fix='write [{"role": "user", "content": "…"}]',
         )
@@ -171,9 +184,13 @@ def _message(row: Row, where: str, item: Any) -> Message:
     role, roles = item["role"], list(get_args(Role))
     if role not in roles:
         raise BadRow(
-            "wrong value", f"unknown role {role!r}", where=row.at(f"{where}.role"), fix=nearest(str(role), roles)
+            "wrong value", f"unknown role {shown(role)}", where=row.at(f"{where}.role"), fix=_like(role, roles)
         )
     return Message(role=role, content=_text(row, f"{where}.content", item["content"]))
+
+
+def _like(value: Any, valid: list[str]) -> str:
+    return nearest(value if isinstance(value, str) else "", valid)
 
 
 # ---------------------------------------------------------------------------------------------- tables
@@ -192,7 +209,8 @@ def table_prompt(row: Row, source: TableSource) -> Turns:
             where=row.at("prompt"),
             fix="name the column in columns.prompt, or give messages",
         )
-    given = _required(row, columns.prompt, "prompt")
+    implicit = "; where chosen and rejected begin with the prompt, set columns.prompt: null"
+    given = _required(row, columns.prompt, "prompt", implicit if source.kind == "preference" else "")
     if isinstance(given, str):
         return (Message(role="user", content=_text(row, columns.prompt, given)),)
     return _messages(row, columns.prompt, given)
@@ -203,16 +221,75 @@ def table_pair(row: Row, source: TableSource) -> Pair:
     columns = source.columns
     chosen_head, chosen = _answer(row, columns.chosen, _required(row, columns.chosen, "chosen"))
     rejected_head, rejected = _answer(row, columns.rejected, _required(row, columns.rejected, "rejected"))
-    prompted = _present(row, columns.messages) or _present(row, columns.prompt)
-    if chosen_head and not prompted:
-        prompt = chosen_head  # whole conversations as answers: the prompt is what comes before the last turn
-    elif columns.prompt is None and not prompted:
-        prompt, chosen, rejected = _shared_beginning(row, columns, chosen, rejected)
+    stated = _stated(row, source, chosen, optional=bool(chosen_head) or columns.prompt is None)
+    if stated is not None:
+        chosen_turns = _before(row, source, columns.chosen, stated, chosen_head)
+        rejected_turns = _before(row, source, columns.rejected, stated, rejected_head)
+    elif chosen_head:
+        chosen_turns, rejected_turns = chosen_head, rejected_head or chosen_head
     else:
-        prompt = table_prompt(row, source)
-    heads = [head for head in (chosen_head, rejected_head) if head and head != prompt]
+        chosen_turns, chosen, rejected = _shared_beginning(row, columns, chosen, rejected)
+        rejected_turns = rejected_head or chosen_turns
     strength, swapped = _strength(row, source)
-    return Pair(prompt, heads[0] if heads else prompt, chosen, rejected, strength, swapped)
+    fields = (prompt_field(row, source), columns.chosen, columns.rejected)
+    soft = columns.soft_label if _present(row, columns.soft_label) else None
+    judged_in = columns.votes_chosen or soft or columns.margin or "margin"
+    return Pair(chosen_turns, rejected_turns, chosen, rejected, strength, swapped, fields=fields, judged_in=judged_in)
+
+
+def table_answer(row: Row, source: TableSource) -> tuple[Turns, str]:
+    """The prompt and the answer of a demonstration or judgement."""
+    columns = source.columns
+    messages = _optional(row, columns, "messages")
+    if messages is not None and not _present(row, columns.response):
+        return _answer(row, columns.messages or "messages", messages)
+    head, response = _answer(row, columns.response, _required(row, columns.response, "response"))
+    stated = _stated(row, source, response, optional=bool(head))
+    return head if stated is None else _before(row, source, columns.response, stated, head), response
+
+
+def prompt_field(row: Row, source: TableSource) -> str:
+    """Where the prompt of a row stands."""
+    columns = source.columns
+    if columns.messages is not None and _present(row, columns.messages):
+        return columns.messages
+    return columns.prompt or (columns.chosen if source.kind == "preference" else "prompt")
+
+
+def _stated(row: Row, source: TableSource, answer: str, *, optional: bool) -> Turns | None:
+    """The prompt that a row gives apart from its answers, where `messages` may end in the answer itself.
+
+    None where it gives none, if that is allowed and no column was named for it.
+    """
+    columns = source.columns
+    messages = _optional(row, columns, "messages")
+    named = columns.prompt not in (None, ColumnMap.model_fields["prompt"].default)
+    if optional and messages is None and not named and not _present(row, columns.prompt):
+        return None
+    turns = table_prompt(row, source)
+    if messages is not None and turns and turns[-1] == Message(role="assistant", content=answer):
+        return turns[:-1]
+    return turns
+
+
+def _before(row: Row, source: TableSource, column: str, stated: Turns, head: Turns) -> Turns:
+    """What comes before an answer: the stated prompt, and what the answer's own conversation has before its end.
+
+    A conversation that begins with the assistant goes on from the prompt. Any other is whole: it must be that of a
+    prompt in turns, and wins over a prompt that is a text, as with TRL.
+    """
+    if not head or head == stated:
+        return stated
+    if head[0].role == "assistant":
+        return (*stated, *head)
+    if isinstance(_value(row, prompt_field(row, source)), str):
+        return head
+    raise BadRow(
+        "transcripts differ before the last turn",
+        "the conversation before the answer is not that of the prompt",
+        where=row.at(column),
+        fix="give the conversation once: in the prompt, or in the answers",
+    )
 
 
 def _shared_beginning(row: Row, columns: ColumnMap, chosen: str, rejected: str) -> tuple[Turns, str, str]:
@@ -236,17 +313,6 @@ def _shared_beginning(row: Row, columns: ColumnMap, chosen: str, rejected: str) 
     return (Message(role="user", content=chosen[:end]),), chosen[end:], rejected[end:]
 
 
-def table_answer(row: Row, source: TableSource) -> tuple[Turns, str]:
-    """The prompt and the answer of a demonstration or judgement."""
-    columns = source.columns
-    if _present(row, columns.messages) and not _present(row, columns.response):
-        return _answer(row, columns.messages or "messages", row.values[columns.messages or "messages"])
-    head, response = _answer(row, columns.response, _required(row, columns.response, "response"))
-    if head and not _present(row, columns.prompt):
-        return head, response
-    return (*table_prompt(row, source), *head), response
-
-
 def table_label(row: Row, source: TableSource) -> bool:
     """Whether a judged answer is good."""
     value = _required(row, source.columns.label, "label")
@@ -254,7 +320,7 @@ def table_label(row: Row, source: TableSource) -> bool:
         return bool(value)
     raise BadRow(
         "wrong value",
-        f"{value!r} is neither true nor false",
+        f"{shown(value)} is neither true nor false",
         where=row.at(source.columns.label),
         fix="write true or false, or 1 or 0",
     )
@@ -309,22 +375,27 @@ def table_split(row: Row, source: TableSource) -> Split | None:
             return split
     raise BadRow(
         "wrong value",
-        f"unknown split {value!r}",
+        f"unknown split {shown(value)}",
         where=row.at(column or "split"),
         fix=f"use one of {', '.join(SPLITS)}, or set columns.split: null to ignore the column",
     )
 
 
 def table_weight(row: Row, source: TableSource) -> float:
-    """The row's own weight in a loss; 1 where it states none."""
+    """The row's weight in a loss: its own, 1 where it states none, times that of the source."""
     value = None if source.kind == "prompt" else _optional(row, source.columns, "weight")
     if value is None:
-        return 1.0
+        return source.weight
     column = source.columns.weight or "weight"
     fix = "write a number above 0, or set columns.weight: null to ignore the column"
-    weight = _number(row, column, value, 0.0, math.inf, "(0, ∞)", fix)
-    if weight <= 0:
-        raise BadRow("wrong value", f"{value} is outside (0, ∞)", where=row.at(column), fix=fix)
+    weight = _number(row, column, value, 0.0, MOST_WEIGHT, f"(0, {MOST_WEIGHT:g}]", fix) * source.weight
+    if not 0 < weight <= MOST_WEIGHT:
+        raise BadRow(
+            "wrong value",
+            f"{value} times the source's weight {source.weight:g} is outside (0, {MOST_WEIGHT:g}]",
+            where=row.at(column),
+            fix=fix,
+        )
     return weight
 
 
@@ -333,7 +404,8 @@ def _strength(row: Row, source: TableSource) -> tuple[Strength | Literal["tie", 
     columns = source.columns
     margin = _margin(row, columns)
     if columns.votes_chosen is not None and columns.votes_rejected is not None:
-        return _from_votes(_votes(row, columns.votes_chosen), _votes(row, columns.votes_rejected), source.strength)
+        votes = _votes(row, "votes_chosen", columns.votes_chosen), _votes(row, "votes_rejected", columns.votes_rejected)
+        return _from_votes(*votes, source.strength)
     value = _optional(row, columns, "soft_label")
     if value is None:
         return Strength(margin), False
@@ -357,9 +429,9 @@ def _margin(row: Row, columns: ColumnMap) -> float | None:
     return margin
 
 
-def _votes(row: Row, column: str) -> int:
-    value = _required(row, column)
-    votes = _number(row, column, value, 0, math.inf, "the whole numbers from 0", "write a number of votes")
+def _votes(row: Row, key: str, column: str) -> int:
+    value = _required(row, column, key)
+    votes = _number(row, column, value, 0, MOST_VOTES, "the whole numbers from 0 to 2^53", "write a number of votes")
     if not votes.is_integer():
         raise BadRow("wrong value", f"{value} is no number of votes", where=row.at(column), fix="write a whole number")
     return int(votes)
@@ -370,13 +442,12 @@ def _from_votes(
 ) -> tuple[Strength | Literal["tie", "not judged"], bool]:
     if chosen == rejected:
         return ("tie" if chosen else "not judged"), False
-    share = max(chosen, rejected) / (chosen + rejected)
-    return _graded(share, becomes), rejected > chosen
+    return _graded(abs(chosen - rejected) / (chosen + rejected), becomes), rejected > chosen
 
 
-def _graded(probability: float, becomes: Literal["margin", "soft_label"]) -> Strength:
-    """The probability p > 1/2 of a label as it is, or as the margin 2p - 1."""
-    return Strength(soft_label=probability) if becomes == "soft_label" else Strength(margin=2 * probability - 1)
+def _graded(margin: float, becomes: Literal["margin", "soft_label"]) -> Strength:
+    """The margin m > 0 of a label as it is, or as the probability (1 + m) / 2 that the label is right."""
+    return Strength(soft_label=(1 + margin) / 2) if becomes == "soft_label" else Strength(margin=margin)
 
 
 # ---------------------------------------------------------------------------------------------- transcripts
@@ -388,7 +459,8 @@ _HH_ROLES: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
 def hh_pair(row: Row) -> Pair:
     """Two transcripts of Anthropic's HH data."""
     chosen, rejected = _transcript(row, "chosen"), _transcript(row, "rejected")
-    return Pair(chosen[:-1], rejected[:-1], chosen[-1].content, rejected[-1].content)
+    fields = ("chosen", "chosen", "rejected")
+    return Pair(chosen[:-1], rejected[:-1], chosen[-1].content, rejected[-1].content, fields=fields)
 
 
 def _transcript(row: Row, name: str) -> Turns:
@@ -433,35 +505,36 @@ _SPEAKERS: dict[str, Role] = {
 def share_gpt_pair(row: Row) -> Pair:
     """`conversations`, and the two answers that could follow; a `system` text comes first."""
     given = _required(row, "conversations")
-    if not isinstance(given, Sequence) or isinstance(given, str):
+    if not isinstance(given, list):
         raise BadRow(
             "wrong type",
-            f"is {_kind(given)}, not a list of turns",
+            f"is {kind_of(given)}, not a list of turns",
             where=row.at("conversations"),
             fix='write [{"from": "human", "value": "…"}]',
         )
     turns: list[Message] = []
-    if _present(row, "system"):
-        turns.append(Message(role="system", content=_text(row, "system", row.values["system"])))
+    system = row.values.get("system")
+    if system is not None and _text(row, "system", system).strip():
+        turns.append(Message(role="system", content=system))
     for place, item in enumerate(given):
         turn = _share_gpt_turn(row, f"conversations.{place}", item)
         _joined(turns, turn.role, turn.content)
     chosen, rejected = (_share_gpt_answer(row, name) for name in ("chosen", "rejected"))
     prompt = tuple(turns)
-    return Pair(prompt, prompt, chosen, rejected)
+    return Pair(prompt, prompt, chosen, rejected, fields=("conversations", "chosen", "rejected"))
 
 
 def _share_gpt_turn(row: Row, where: str, item: Any) -> Message:
     if not isinstance(item, Mapping) or "from" not in item or "value" not in item:
         fix = 'write {"from": "human", "value": "…"}'
         raise BadRow("wrong type", "is not a {from, value} object", where=row.at(where), fix=fix)
-    speaker = item["from"]
-    if speaker not in _SPEAKERS:
+    speaker, speakers = item["from"], list(_SPEAKERS)
+    if speaker not in speakers:
         raise BadRow(
             "wrong value",
-            f"unknown speaker {speaker!r}",
+            f"unknown speaker {shown(speaker)}",
             where=row.at(f"{where}.from"),
-            fix=nearest(str(speaker), list(_SPEAKERS)),
+            fix=_like(speaker, speakers),
         )
     return Message(role=_SPEAKERS[speaker], content=_text(row, f"{where}.value", item["value"]))
 
@@ -498,9 +571,10 @@ def alpaca_eval_pair(row: Row, becomes: Literal["margin", "soft_label"]) -> Pair
         if 0 < value < 1:
             raise BadRow("wrong value", f"{preference} is outside [1, 2]", where=row.at("preference"), fix=fix)
         swapped = value > 1.5
-        strength = "tie" if value in (0.0, 1.5) else _graded(abs(value - 1.5) + 0.5, becomes)
+        strength = "tie" if value in (0.0, 1.5) else _graded(2 * abs(value - 1.5), becomes)
     known = {name: writer for name, writer in zip(("source_chosen", "source_rejected"), writers, strict=True) if writer}
     if (judge := row.values.get("annotator")) is not None:
         known["annotator"] = _text(row, "annotator", judge)
     turns = (Message(role="user", content=instruction),)
-    return Pair(turns, turns, first, second, strength, swapped, known)
+    fields = ("instruction", "output_1", "output_2")
+    return Pair(turns, turns, first, second, strength, swapped, known, fields)

@@ -30,6 +30,7 @@ from inverse_alignment.data.layouts import (
     Pair,
     alpaca_eval_pair,
     hh_pair,
+    prompt_field,
     share_gpt_pair,
     table_answer,
     table_label,
@@ -106,7 +107,7 @@ def read(source: SourceConfig, path: Path | None = None) -> Iterator[Example | D
             if source.on_bad_row == "error":
                 raise UserError(result.what, where=result.where, fix=f"{result.fix}; or set on_bad_row: drop")
             bad = bad or result
-            result = Dropped(unnamed(source), result.reason, result.where)
+            result = Dropped(result.origin or unnamed(source), result.reason, result.where)
         kept += not isinstance(result, Dropped)
         yield result
         if taken == source.limit:
@@ -174,7 +175,7 @@ def _result(source: SourceConfig, row: Row | BadRow) -> Example | Dropped | BadR
     try:
         if isinstance(source, TableSource):
             return _of_table(source, row)
-        return _comparison(source, row, _native_pair(source, row), unnamed(source))
+        return _comparison(source, row, _native_pair(source, row), unnamed(source), source.weight)
     except BadRow as bad:
         return bad
 
@@ -196,52 +197,51 @@ def _of_table(source: TableSource, row: Row) -> Example | Dropped | None:
     if source.splits is not None and split not in source.splits:
         return None
     origin = table_origin(row, source, split)
-    weight = table_weight(row, source) * source.weight
-    if source.kind == "preference":
-        return _comparison(source, row, table_pair(row, source), origin, weight)
+    try:
+        weight = table_weight(row, source)
+        if source.kind == "preference":
+            return _comparison(source, row, table_pair(row, source), origin, weight)
+        return _named(_single(source, row, origin, weight))
+    except BadRow as bad:
+        bad.origin = bad.origin or origin
+        raise
+
+
+def _single(source: TableSource, row: Row, origin: Origin, weight: float) -> Example:
+    """What a row without a preference holds."""
+    field = prompt_field(row, source)
     if source.kind == "prompt":
-        return _named(PromptOnly(prompt=_prompt(row, table_prompt(row, source)), provenance=origin))
+        return PromptOnly(prompt=_prompt(row, field, table_prompt(row, source)), provenance=origin)
     turns, response = table_answer(row, source)
-    prompt = _prompt(row, turns)
+    prompt = _prompt(row, field, turns)
     if not response.strip():
         raise _empty(row, "empty response", source.columns.response)
     assert isinstance(origin, Authorship)
-    answer = {"prompt": prompt, "response": response, "weight": weight, "provenance": origin}
-    if source.kind == "judgement":
-        return _named(Judgement(**answer, label=table_label(row, source)))
-    return _named(Demonstration(**answer))
+    if source.kind == "demonstration":
+        return Demonstration(prompt=prompt, response=response, weight=weight, provenance=origin)
+    label = table_label(row, source)
+    return Judgement(prompt=prompt, response=response, label=label, weight=weight, provenance=origin)
 
 
-def _comparison(
-    source: PairSource, row: Row, pair: Pair, origin: Origin, weight: float | None = None
-) -> Comparison | Dropped:
+def _comparison(source: PairSource, row: Row, pair: Pair, origin: Origin, weight: float) -> Comparison | Dropped:
     """The comparison in a row, or why it states none."""
     assert isinstance(origin, Provenance)
     origin = origin.model_copy(update=pair.known)
-    strength = pair.strength
-    if isinstance(strength, str):
-        return Dropped(origin, strength, row.at("preference"))
     if pair.swapped:
         by = {"source_chosen": origin.source_rejected, "source_rejected": origin.source_chosen}
         origin = origin.model_copy(update=by)
-    if pair.chosen_turns != pair.rejected_turns:
-        raise BadRow(
-            "transcripts differ before the last turn",
-            "chosen and rejected answer different conversations: they differ before the last turn",
-            where=row.at("rejected"),
-            fix="pair answers to one conversation",
-        )
-    prompt = _prompt(row, pair.chosen_turns)
-    for name, text in (("chosen", pair.chosen), ("rejected", pair.rejected)):
-        if not text.strip():
-            raise _empty(row, f"empty {name}", name)
-    if pair.chosen == pair.rejected:
-        raise BadRow("chosen equals rejected", "chosen equals rejected", where=row.at("rejected"), fix="remove the row")
+    strength = pair.strength
+    if isinstance(strength, str):
+        return Dropped(origin, strength, row.at(pair.judged_in))
+    try:
+        prompt, chosen, rejected = _sound(row, pair)
+    except BadRow as bad:
+        bad.origin = origin
+        raise
     margin = source.margin if strength.margin is None else strength.margin
     known = margin if strength.soft_label is None else 2 * strength.soft_label - 1
     if known is not None and known < getattr(source, "least_margin", 0.0):
-        return Dropped(origin, "tie", row.at("margin"))
-    chosen, rejected = (pair.rejected, pair.chosen) if pair.swapped else (pair.chosen, pair.rejected)
+        return Dropped(origin, "tie", row.at(pair.judged_in))
     return _named(
         Comparison(
             prompt=prompt,
@@ -249,20 +249,45 @@ def _comparison(
             rejected=rejected,
             margin=margin,
             soft_label=strength.soft_label,
-            weight=source.weight if weight is None else weight,
+            weight=weight,
             provenance=origin,
         )
     )
 
 
-def _prompt(row: Row, turns: tuple[Message, ...]) -> Prompt:
+def _sound(row: Row, pair: Pair) -> tuple[Prompt, str, str]:
+    """Prompt, better and worse answer of a pair that says something."""
+    asked_in, *answer_fields = pair.fields
+    if pair.chosen_turns != pair.rejected_turns:
+        raise BadRow(
+            "transcripts differ before the last turn",
+            "chosen and rejected answer different conversations: they differ before the last turn",
+            where=row.at(answer_fields[1]),
+            fix="pair answers to one conversation",
+        )
+    prompt = _prompt(row, asked_in, pair.chosen_turns)
+    answers = [pair.chosen, pair.rejected]
+    if pair.swapped:
+        answers.reverse()
+        answer_fields.reverse()
+    for name, text, field in zip(("chosen", "rejected"), answers, answer_fields, strict=True):
+        if not text.strip():
+            raise _empty(row, f"empty {name}", field)
+    if pair.chosen == pair.rejected:
+        raise BadRow(
+            "chosen equals rejected", "chosen equals rejected", where=row.at(pair.fields[2]), fix="remove the row"
+        )
+    return prompt, answers[0], answers[1]
+
+
+def _prompt(row: Row, field: str, turns: tuple[Message, ...]) -> Prompt:
     if not turns or not turns[-1].content.strip():
-        raise _empty(row, "empty prompt", "prompt")
+        raise _empty(row, "empty prompt", field)
     if turns[-1].role != "user":
         raise BadRow(
             "no user turn before the answer",
             f"the prompt ends in a turn of the {turns[-1].role}, not of the user",
-            where=row.at("prompt"),
+            where=row.at(field),
             fix="end the prompt with what the user says",
         )
     return Prompt(messages=turns)

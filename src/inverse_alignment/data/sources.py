@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from inverse_alignment.core.configuration import NOT_IDENTITY, Section
 from inverse_alignment.core.errors import UserError, nearest
-from inverse_alignment.core.records import Split
+from inverse_alignment.core.records import MOST_WEIGHT, Split
 
 _NAME = r"^[A-Za-z0-9._-]+$"
 Kind = Literal["preference", "prompt", "demonstration", "judgement"]
@@ -102,7 +102,7 @@ class FileSource(Section):
     )
     name: str = Field(pattern=_NAME, description="name of the dataset in provenance: letters, digits, . _ -")
     licence: str = Field("unknown", min_length=1, description="licence where rows state none")
-    weight: float = Field(1.0, gt=0, description="multiplies the weight of every row in a loss")
+    weight: float = Field(1.0, gt=0, le=MOST_WEIGHT, description="multiplies the weight of every row in a loss")
     limit: int | None = Field(None, ge=1, description="use the first n rows that `splits` lets pass; null: all")
     cap: int | None = Field(
         None,
