@@ -31,7 +31,7 @@ from inverse_alignment.stages.rollout import RolloutConfig
 from inverse_alignment.stages.select import NoSelection, SelectionConfig
 from inverse_alignment.stages.sft import SftConfig, TrainSft
 
-_BOOL = "tag:yaml.org,2002:bool"
+_BOOL, _TIMESTAMP = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"
 ARM_SECTIONS = ("selection", "refresh", "rollout", "ppo")
 """What one arm may set differently from another; everything else is their shared start."""
 LEAST_PROMPT = 8
@@ -248,7 +248,7 @@ def load(
 
 
 class _Yaml(yaml.SafeLoader):
-    """YAML in which `off`, `no`, `on` and `yes` are words, as in YAML 1.2, and a key stands once in its section."""
+    """YAML in which `off`, `no`, `on`, `yes` and dates are texts, and a key stands once in its section."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """See `SafeConstructor.construct_mapping`."""
@@ -259,7 +259,7 @@ class _Yaml(yaml.SafeLoader):
 
 
 _Yaml.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _TIMESTAMP)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Yaml.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))

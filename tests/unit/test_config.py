@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from inverse_alignment.config import PipelineConfig, load, merge, parse_override, presets
+from inverse_alignment.config import PipelineConfig, load, merge, parse_override, presets, read_yaml
 from inverse_alignment.core.artifact import canonical_json
 from inverse_alignment.core.errors import UserError
 
@@ -392,3 +392,11 @@ def test_an_arm_differs_in_what_it_sets_and_nothing_else():
     assert arm.model_dump(exclude={"selection", "ppo"}) == config.model_dump(exclude={"selection", "ppo"})
     assert arm.ppo.model_dump(exclude={"kl"}) == config.ppo.model_dump(exclude={"kl"})
     assert config.for_arm("none").ppo == config.ppo
+
+
+def test_a_date_is_a_text(tmp_path):
+    (tmp_path / "dated.yaml").write_text("on: 2024-07-26\nimpossible: 2024-13-01\n")
+    assert read_yaml(tmp_path / "dated.yaml") == {"on": "2024-07-26", "impossible": "2024-13-01"}
+    assert parse_override("models.policy.template_date=2024-13-01") == {
+        "models": {"policy": {"template_date": "2024-13-01"}}
+    }
