@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from inverse_alignment.config import PipelineConfig
 from inverse_alignment.core.artifact import Artifact
+from inverse_alignment.data.sources import SourceConfig
+from inverse_alignment.data.sources import reference as dataset_reference
 from inverse_alignment.models.specs import CheckpointModel, InitialisedModel, ModelSpec
 from inverse_alignment.stages.aggregate import AggregateStage
 from inverse_alignment.stages.compare import CompareStage
@@ -36,7 +38,7 @@ def tokenizers(config: PipelineConfig) -> Artifact:
     models = config.models
     trains = isinstance(models.policy, InitialisedModel) or isinstance(models.reward, InitialisedModel)
     inputs = {
-        **(_sources(config) if trains else {}),
+        **(_sources(config.data.sources, "data.sources", config) if trains else {}),
         **_model("policy_model", models.policy, "models.policy", config),
         **_model("reward_model", models.reward, "models.reward", config),
     }
@@ -50,12 +52,18 @@ def aggregate(config: PipelineConfig, tokenizers: Artifact) -> Artifact:
     data, models = config.data, config.models
     stage = AggregateStage(
         sources=data.sources,
+        evaluation=data.evaluation_sets,
         aggregate=data.aggregate,
         context=models.policy.context,
         reward_context=models.reward.context,
         least_train_pairs=max(_pairs_asked_for(config.for_arm(arm).selection) for arm in config.arms),
     )
-    return run_stage("aggregate", "aggregate", {**_sources(config), "tokenizers": tokenizers}, stage)
+    inputs = {
+        **_sources(data.sources, "data.sources", config),
+        **_sources(data.evaluation_sets, "data.evaluation_sets", config),
+        "tokenizers": tokenizers,
+    }
+    return run_stage("aggregate", "aggregate", inputs, stage)
 
 
 def _pairs_asked_for(selection: SelectionConfig) -> int:
@@ -219,11 +227,17 @@ def compare(config: PipelineConfig, preferences: Artifact, results: Mapping[str,
     return run_stage("compare", "compare", {"preferences": preferences, **results}, stage)
 
 
-def _sources(config: PipelineConfig) -> dict[str, Artifact]:
+def _sources(sources: Sequence[SourceConfig], where: str, config: PipelineConfig) -> dict[str, Artifact]:
     return {
-        f"source.{source.name}": external.data_file(source.path, f"data.sources[{index}].path", _cache(config))
-        for index, source in enumerate(config.data.sources)
+        f"source.{source.name}": _source(source, f"{where}[{index}]", config) for index, source in enumerate(sources)
     }
+
+
+def _source(source: SourceConfig, where: str, config: PipelineConfig) -> Artifact:
+    part = dataset_reference(source)
+    if part is None:
+        return external.data_file(source.path, f"{where}.path", _cache(config))
+    return external.dataset(source.path, part, where, _cache(config))
 
 
 def _model(name: str, spec: ModelSpec, where: str, config: PipelineConfig) -> dict[str, Artifact]:
