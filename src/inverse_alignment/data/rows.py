@@ -32,7 +32,7 @@ EXCERPT = 60
 NAMES = 8
 """Most names that a suggestion lists."""
 DEEPEST = 100
-"""Levels of nesting in an item of a JSON array that no data have; what lies deeper is not even built."""
+"""Most levels of nesting in a JSON array, itself included; what lies deeper is not even built."""
 Container = Literal["jsonl", "json", "parquet"]
 SUFFIXES: dict[Container, tuple[str, ...]] = {
     "jsonl": (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"),
@@ -141,8 +141,11 @@ def _files(path: Path, container: Container | None) -> list[Path]:
     """The file, or the files of a folder that hold rows in such a container."""
     if not _exists(path) or not path.is_dir():
         return [path]
+    try:
+        inside = sorted(child for child in path.iterdir() if not child.name.startswith("."))
+    except OSError as error:
+        raise _unreadable(error, path, 0) from error
     suffixes = SUFFIXES[container] if container else tuple(suffix for each in SUFFIXES.values() for suffix in each)
-    inside = sorted(child for child in path.iterdir() if not child.name.startswith("."))
     found = [child for child in inside if child.is_file() and child.name.endswith(suffixes)]
     if not found:
         names = ", ".join(child.name for child in inside[:NAMES])
@@ -157,6 +160,8 @@ def _files(path: Path, container: Container | None) -> list[Path]:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
+    except PermissionError as error:
+        raise _unreadable(error, path, 0) from error
     except OSError:  # a name that no file can have, such as a too long one
         return False
 
@@ -164,11 +169,7 @@ def _exists(path: Path) -> bool:
 def _require_data(path: Path) -> None:
     """Refuse what is not there, holds nothing, or is known not to hold rows."""
     if not _exists(path):
-        beside = [child.name for child in path.parent.iterdir()] if _exists(path.parent) else None
-        fix = f"the folder {path.parent} does not exist either" if beside is None else suggest(path.name, beside)
-        if beside is not None and path.name in beside:
-            fix = "it is a link to a file that is gone: fetch that file again"
-        raise UserError("no such file", where=str(path), fix=fix)
+        raise UserError("no such file", where=str(path), fix=_instead_of(path))
     if path.stat().st_size == 0:
         raise _empty(path)
     try:
@@ -179,6 +180,17 @@ def _require_data(path: Path) -> None:
     for magic, (what, fix) in _FOREIGN.items():
         if head.startswith(magic):
             raise UserError(what, where=str(path), fix=fix)
+
+
+def _instead_of(path: Path) -> str:
+    """What a person may have meant by a path that leads nowhere."""
+    try:
+        beside = [child.name for child in path.parent.iterdir()]
+    except OSError:
+        return f"the folder {path.parent} does not exist either, or may not be listed"
+    if path.name in beside:
+        return "it is a link to a file that is gone: fetch that file again"
+    return suggest(path.name, beside)
 
 
 # ---------------------------------------------------------------------------------------------- JSON
@@ -205,15 +217,13 @@ def _lines(path: Path) -> Iterator[bytes]:
         with _opened(path) as file:
             for line in file:
                 number += 1
-                yield line
+                yield line.removeprefix(_UTF_8_MARK) if number == 1 else line
     except (EOFError, zlib.error, OSError) as error:
         raise _unreadable(error, path, number) from error
 
 
 def _parsed(line: bytes, path: Path, number: int) -> Row | BadRow:
     where = f"{path}, row {number}"
-    if number == 1:
-        line = line.removeprefix(_UTF_8_MARK)
     array = number == 1 and line.lstrip()[:1] == b"["
     fix = "for a file that is one JSON array use format: json" if array else "write one JSON object a line"
     try:
