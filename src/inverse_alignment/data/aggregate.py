@@ -7,12 +7,16 @@ duplicates and contradictions is tokenised; what is left after that is written i
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import IO, Literal, Protocol, TypeVar, get_args
+from typing import Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 from pydantic import Field
@@ -37,17 +41,14 @@ from inverse_alignment.data.duplicates import (
     KeepNear,
     NearDuplicates,
     Signatures,
-    answers_of,
     drop_exact,
-    drop_near,
-    require_names,
-    twins,
+    drop_repeats,
 )
-from inverse_alignment.data.ledger import KEPT, KINDS, PAIR, Ledger, Names
+from inverse_alignment.data.ledger import KEPT, KINDS, NOBODY, PAIR, Ledger, Names
 from inverse_alignment.data.read import DEGENERATE, Dropped, RowReason, read
 from inverse_alignment.data.rows import BadReason
 from inverse_alignment.data.sources import SourceConfig
-from inverse_alignment.data.splits import SplitShares, hashed_split, stated_split
+from inverse_alignment.data.splits import HELD_OUT_FIRST, SplitShares, hashed_split, stated_split
 from inverse_alignment.data.statistics import Statistics, describe
 from inverse_alignment.text.render import Degenerate, EncodedPair, EncodedText
 
@@ -145,10 +146,10 @@ def aggregate(
             f"two sources are named '{repeated[0]}'", where="data.sources", fix="give each source a name of its own"
         )
     at = paths or {}
-    held_out = EvaluationPrompts(
-        (row for source in evaluation for row in read(source, at.get(source.name)) if isinstance(row, Example)),
-        settings.contamination_words,
-    )
+    held_out = None
+    if evaluation:
+        found = (row for source in evaluation for row in read(source, at.get(source.name)))
+        held_out = EvaluationPrompts((row for row in found if isinstance(row, Example)), settings.contamination_words)
     return pool(
         folder,
         (row for source in sources for row in read(source, at.get(source.name))),
@@ -174,7 +175,7 @@ def pool(
     """Pool rows of all sources into a folder: a file of pairs for each split, the other rows, and `statistics.json`.
 
     Equal rows, in whatever order, however often and from however many files they come, give equal pairs. Memory is that
-    of some 120 bytes a row; texts pass through a file in the folder that is gone at the end.
+    of some 150 bytes a row; texts pass through a file in the folder that is gone at the end.
 
     Args:
         tokenise: the tokenizers that will read the rows; a pair must hold a preference for each of them.
@@ -192,7 +193,7 @@ def pool(
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".pool-", dir=folder) as scratch:
         ledger = _gathered(Path(scratch) / "rows.jsonl", rows, datasets, progress)
-        require_names(ledger)
+        drop_repeats(ledger)
         contradictions = settle(ledger, settings.contradictions)
         drop_exact(ledger, settings.duplicates)
         if held_out is not None:
@@ -269,6 +270,7 @@ def _gathered(path: Path, rows: Iterable[Example | Dropped], datasets: Sequence[
         ledger.add(row)
         if count % 10_000 == 0:
             progress(count, count, "rows read")
+    progress(len(ledger), len(ledger), "rows read")
     ledger.close()
     return ledger
 
@@ -289,65 +291,68 @@ def _examined(
 ) -> Mapping[int, int]:
     """Look at the texts of what is left: contamination, tokens, near duplicates.
 
+    While one batch is tokenised, in Rust, the next is read and the one before is taken in.
+
     Returns:
         For prompts with a near twin, the one that stands for them all.
     """
-    near = _Near(scratch, settings.near_duplicates) if isinstance(settings.near_duplicates, DropNear) else None
-    kept = ledger.kept
-    for done, (numbers, batch) in enumerate(_batches(ledger, kept)):
-        if held_out is not None:
-            ledger.drop(numbers[[held_out.overlaps(row) for row in batch]], "contaminated")
-        _tokenise(ledger, numbers, batch, tokenise)
-        if near is not None:
-            near.add([(int(n), row) for n, row in zip(numbers, batch, strict=True) if ledger.reason[n] == KEPT])
-        progress(min((done + 1) * BATCH, len(kept)), len(kept), "rows examined")
-    return {} if near is None else near.apply(ledger)
+    near = Signatures(scratch, settings.near_duplicates) if isinstance(settings.near_duplicates, DropNear) else None
+    kept, done = ledger.kept, 0
+    waiting: Callable[[], None] | None = None
+    with ThreadPoolExecutor(1) as worker:
+        for numbers, batch in _batches(ledger, kept):
+            done += len(batch)
+            if held_out is not None:
+                ledger.drop(numbers[[held_out.overlaps(row) for row in batch]], "contaminated")
+                batch = [row for number, row in zip(numbers, batch, strict=True) if ledger.reason[number] == KEPT]
+                numbers = numbers[ledger.reason[numbers] == KEPT]
+            verdicts = worker.submit(_verdicts, batch, tokenise)
+            if waiting is not None:
+                waiting()
+            waiting = partial(_take_in, ledger, near, numbers, batch, verdicts)
+            progress(done, len(kept), "rows examined")
+        if waiting is not None:
+            waiting()
+    if near is None:
+        return {}
+    with near:
+        near.drop_near(ledger)
+        return near.twins(ledger)
 
 
-class _Near:
-    """Signatures of what a set holds: of answers for every row, of openings for every prompt."""
-
-    def __init__(self, scratch: Path, settings: DropNear) -> None:
-        self._answers = Signatures(scratch / "answers.minhash", settings, fields=2)
-        self._openings = Signatures(scratch / "openings.minhash", settings, fields=1)
-        self._seen: set[str] = set()
-
-    def add(self, rows: Sequence[tuple[int, Example]]) -> None:
-        """Take in rows of the ledger."""
-        self._answers.add([number for number, _ in rows], [answers_of(row) for _, row in rows])
-        new = {row.prompt.id: (number, row.prompt) for number, row in reversed(rows) if row.prompt.id not in self._seen}
-        self._openings.add([n for n, _ in new.values()], [[_opening(prompt)] for _, prompt in new.values()])
-        self._seen.update(new)
-
-    def apply(self, ledger: Ledger) -> Mapping[int, int]:
-        """Drop near duplicates; for prompts with a near twin, the one that stands for them all."""
-        near = twins(ledger, self._openings)
-        drop_near(ledger, self._answers, near)
-        return near
+Verdicts = tuple[Mapping[int, Degenerate], Sequence[int]]
 
 
-def _opening(prompt: Prompt) -> str:
-    """The first user turn, which is also what a prompt's id is made of."""
-    return next((m.content for m in prompt.messages if m.role == "user"), prompt.messages[0].content)
-
-
-def _tokenise(ledger: Ledger, numbers: np.ndarray, batch: Sequence[Example], tokenise: Sequence[Tokenise]) -> None:
-    pairs = [(n, row) for n, row in zip(numbers, batch, strict=True) if isinstance(row, Comparison)]
-    texts = [
-        (n, (row.prompt, row.response))
-        for n, row in zip(numbers, batch, strict=True)
-        if isinstance(row, (Demonstration, Judgement))
-    ]
+def _verdicts(batch: Sequence[Example], tokenise: Sequence[Tokenise]) -> Verdicts:
+    """Of the places of a batch: those that hold nothing to learn and why, and those that lose tokens."""
+    pairs = {place: row for place, row in enumerate(batch) if isinstance(row, Comparison)}
+    answers = {place: row for place, row in enumerate(batch) if isinstance(row, (Demonstration, Judgement))}
+    texts = [(row.prompt, row.response) for row in answers.values()]
+    nothing: dict[int, Degenerate] = {}
+    truncated: list[int] = []
     for tokeniser in tokenise:
         encoded = [
-            *zip((n for n, _ in pairs), tokeniser.encode_pairs([pair for _, pair in pairs]), strict=True),
-            *zip((n for n, _ in texts), tokeniser.encode_texts([text for _, text in texts]), strict=True),
+            *zip(pairs, tokeniser.encode_pairs(list(pairs.values())), strict=True),
+            *zip(answers, tokeniser.encode_texts(texts), strict=True),
         ]
-        for number, found in encoded:
+        for place, found in encoded:
             if isinstance(found, str):
-                ledger.drop(np.array([number]), found)
-            else:
-                ledger.truncated[number] |= found.truncated
+                nothing.setdefault(place, found)
+            elif found.truncated:
+                truncated.append(place)
+    return nothing, truncated
+
+
+def _take_in(
+    ledger: Ledger, near: Signatures | None, numbers: np.ndarray, batch: Sequence[Example], verdicts: Future[Verdicts]
+) -> None:
+    nothing, truncated = verdicts.result()
+    for place, reason in nothing.items():
+        ledger.drop(numbers[[place]], reason)
+    ledger.truncated[numbers[list(truncated)]] = True
+    if near is not None:
+        left = [place for place in range(len(batch)) if place not in nothing]
+        near.add(numbers[left].tolist(), [batch[place] for place in left])
 
 
 _BLAMED = frozenset({*DEGENERATE, *get_args(BadReason), *get_args(RowReason)})
@@ -390,20 +395,31 @@ def _placed(ledger: Ledger, settings: AggregateSettings, near: Mapping[int, int]
     Splits that sources state count even on duplicates: a copy of a train pair in another source's test split must pull
     the prompt out of train.
     """
-    stated: dict[int, set[Split]] = {}
+    prompts, of_row = np.unique(ledger.columns["prompt"], return_inverse=True)
+    heads = prompts.copy()
+    if near:
+        twins, standing = (np.fromiter(each, dtype=np.uint64) for each in (near.keys(), near.values()))
+        heads[np.searchsorted(prompts, twins)] = standing
+        heads, of_prompt = np.unique(heads, return_inverse=True)
+        of_row = of_prompt[of_row]
+    held = np.full(len(heads), _NOT_STATED, dtype=np.int8)
     if settings.respect_source_splits:
-        for prompt, place in zip(ledger.columns["prompt"].tolist(), ledger.columns["stated"].tolist(), strict=True):
-            if place >= 0:
-                stated.setdefault(near.get(prompt, prompt), set()).add(SPLITS[place])
+        stated = np.flatnonzero(ledger.columns["stated"] != NOBODY)
+        np.minimum.at(held, of_row[stated], _HELD_OUT_RANK[ledger.columns["stated"][stated]])
+    places = np.empty(len(heads), dtype=np.int8)
     shares, seed = settings.shares, settings.seed
-    prompts, inverse = np.unique(ledger.columns["prompt"], return_inverse=True)
-    places = np.empty(len(prompts), dtype=np.int8)
-    for index, prompt in enumerate(prompts.tolist()):
-        head = near.get(prompt, prompt)
-        name, own = f"{head:016x}", stated.get(head)
-        split = stated_split(name, own, shares, seed) if own else hashed_split(name, shares, seed)
+    for index in range(len(heads)):
+        name = f"{heads[index]:016x}"
+        if held[index] == _NOT_STATED:
+            split = hashed_split(name, shares, seed)
+        else:
+            split = stated_split(name, (HELD_OUT_FIRST[held[index]],), shares, seed)
         places[index] = SPLITS.index(split)
-    return places[inverse]
+    return places[of_row]
+
+
+_HELD_OUT_RANK = np.array([HELD_OUT_FIRST.index(split) for split in SPLITS], dtype=np.int8)
+_NOT_STATED = len(SPLITS)
 
 
 def _require_splits(ledger: Ledger, split: np.ndarray, shares: SplitShares) -> None:
@@ -427,34 +443,27 @@ def _write(folder: Path, ledger: Ledger, split: np.ndarray, progress: Progress) 
     """Write the kept rows in the order of the hashes of their names, which mixes sources and knows no input order."""
     kept = ledger.kept
     order = kept[np.argsort(ledger.columns["id"][kept], kind="stable")]
-    with _Files(folder) as files:
-        for done, (numbers, batch) in enumerate(_batches(ledger, order)):
-            for number, row in zip(numbers, batch, strict=True):
-                files.write(_finished(row, SPLITS[split[number]], float(ledger.soft_label[number])))
-            progress(min((done + 1) * BATCH, len(order)), len(order), "rows written")
+    names = [*(f"{name}.jsonl" for name in SPLITS), *(FILES[kind] for kind in KINDS if kind in FILES)]
+    kinds = ledger.columns["kind"]
+    with ExitStack() as stack:
+        files = [stack.enter_context((folder / name).open("wb")) for name in names]
+        for done, (number, line) in enumerate(zip(order.tolist(), ledger.lines(order), strict=True), start=1):
+            kind, place = int(kinds[number]), int(split[number])
+            file = files[place if kind == PAIR else len(SPLITS) + kind - 1]
+            file.write(_finished(line, SPLITS[place], float(ledger.soft_label[number])))
+            if done % BATCH == 0 or done == len(order):
+                progress(done, len(order), "rows written")
 
 
-def _finished(row: Example, split: Split, soft_label: float) -> Example:
-    placed = {"provenance": row.provenance.model_copy(update={"split": split})}
-    return row.model_copy(update=placed if np.isnan(soft_label) else {**placed, "soft_label": soft_label})
+_SPLIT = re.compile(rb'"split":(?:null|"[a-z]+")')
+_SOFT_LABEL = re.compile(rb'"soft_label":(?:null|[0-9.e+-]+)')
 
 
-class _Files:
-    """The files of a preference set, all of them there even if empty."""
+def _finished(line: bytes, split: Split, soft_label: float) -> bytes:
+    """A row with its split, and its soft label if it was given one.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> _Files:
-        names = [*(f"{split}.jsonl" for split in SPLITS), *(FILES[kind] for kind in KINDS if kind in FILES)]
-        self._open: dict[str, IO[str]] = {name: (self._folder / name).open("w", encoding="utf-8") for name in names}
-        return self
-
-    def write(self, row: Example) -> None:
-        """Append a row to the file of its kind and split."""
-        name = f"{row.provenance.split}.jsonl" if isinstance(row, Comparison) else FILES[type(row)]
-        self._open[name].write(row.model_dump_json() + "\n")
-
-    def __exit__(self, *_: object) -> None:
-        for file in self._open.values():
-            file.close()
+    A quotation mark inside a text is escaped, so `"split":` can only be the key. Reading every row once more into a
+    record takes five times as long.
+    """
+    line = _SPLIT.sub(b'"split":"%s"' % split.encode(), line, count=1)
+    return line if np.isnan(soft_label) else _SOFT_LABEL.sub(b'"soft_label":%r' % soft_label, line, count=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +24,7 @@ def settle(ledger: Ledger, policy: Policy) -> dict[str, Any]:
         `across_datasets`, where the sides come from different datasets only; `agreement`, for each two annotators who
         answered the same questions, how often they `agree` and `disagree`.
     """
-    pairs = np.flatnonzero(ledger.columns["kind"] == PAIR)
+    pairs = _asked_again(ledger)
     _, question = np.unique(ledger.columns["question"][pairs], return_inverse=True)
     forward = ledger.columns["forward"][pairs].astype(bool)
     votes = _votes(question, forward, ledger.columns["vote"][pairs])
@@ -39,39 +40,57 @@ def settle(ledger: Ledger, policy: Policy) -> dict[str, Any]:
     return facts
 
 
+def _asked_again(ledger: Ledger) -> np.ndarray:
+    """Pairs whose question comes more than once: most do not, and nobody can disagree about those."""
+    pairs = ledger.kept[ledger.columns["kind"][ledger.kept] == PAIR]
+    question = ledger.columns["question"][pairs]
+    order = np.argsort(question, kind="stable")
+    again = np.diff(question[order], prepend=~question[order][:1]) == 0
+    again[:-1] |= again[1:]
+    return np.sort(pairs[order[again]])
+
+
+def _distinct(*columns: np.ndarray) -> list[np.ndarray]:
+    """Distinct rows of a table, sorted by its columns."""
+    order = np.lexsort(columns[::-1])
+    ordered = [column[order] for column in columns]
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = np.any([column[1:] != column[:-1] for column in ordered], axis=0)
+    return [column[new] for column in ordered]
+
+
 def _votes(question: np.ndarray, forward: np.ndarray, vote: np.ndarray) -> np.ndarray:
     """(questions, 2) distinct votes for backward and forward."""
-    distinct = np.unique(np.stack([question.astype(np.uint64), forward.astype(np.uint64), vote]), axis=1)
+    asked, said, _ = _distinct(question, forward, vote)
     counts = np.zeros((int(question.max(initial=-1)) + 1, 2), dtype=np.int64)
-    np.add.at(counts, (distinct[0].astype(np.int64), distinct[1].astype(np.int64)), 1)
+    np.add.at(counts, (asked, said.astype(np.int64)), 1)
     return counts
 
 
 def _both_by_one(who: np.ndarray, question: np.ndarray, forward: np.ndarray, torn: np.ndarray) -> int:
     """Torn questions that somebody, by himself, answered both ways."""
     mine = torn[question]
-    sides = np.unique(np.stack([question[mine], who[mine], forward[mine]]), axis=1)
-    both = np.unique(sides[:2], axis=1, return_counts=True)
-    return len(np.unique(both[0][0][both[1] == 2]))
+    asked, by, _ = _distinct(question[mine], who[mine], forward[mine])
+    return len(np.unique(asked[1:][(asked[1:] == asked[:-1]) & (by[1:] == by[:-1])]))
 
 
 def _agreement(ledger: Ledger, pairs: np.ndarray, question: np.ndarray, forward: np.ndarray) -> list[dict[str, Any]]:
-    annotator = ledger.columns["annotator"][pairs]
-    said = np.unique(np.stack([question, annotator, forward]), axis=1)
-    starts = np.flatnonzero(np.diff(said[0], prepend=-1))
-    counts: dict[tuple[int, int], list[int]] = {}
-    for begin, end in zip(starts, [*starts[1:], said.shape[1]], strict=True):
-        if end - begin < 2:
-            continue
-        for i in range(begin, end):
-            for j in range(i + 1, end):
-                one, other = int(said[1, i]), int(said[1, j])
-                if one != other:
-                    counts.setdefault((one, other), [0, 0])[int(said[2, i] != said[2, j])] += 1
+    asked, by, said = _distinct(question, ledger.columns["annotator"][pairs].astype(np.int64), forward)
     names = ledger.annotators.names
-    table = [(*sorted((names[one], names[other])), *found) for (one, other), found in counts.items()]
-    keys = ("one", "other", "agree", "disagree")
-    return [dict(zip(keys, row, strict=True)) for row in sorted(table)]
+    counts: Counter[tuple[str, str, bool]] = Counter()
+    first, apart = np.arange(len(asked)), 1
+    while len(first := first[first + apart < len(asked)]):  # everybody with the one after, then the second after, ...
+        first = first[asked[first] == asked[first + apart]]
+        others = first[by[first] != by[first + apart]]
+        codes = (by[others] * len(names) + by[others + apart]) * 2 + (said[others] != said[others + apart])
+        for code, count in zip(*map(np.ndarray.tolist, np.unique(codes, return_counts=True)), strict=True):
+            one, other = sorted((names[code // 2 // len(names)], names[code // 2 % len(names)]))
+            counts[one, other, bool(code % 2)] += count
+        apart += 1
+    return [
+        {"one": one, "other": other, "agree": counts[one, other, False], "disagree": counts[one, other, True]}
+        for one, other in sorted({key[:2] for key in counts})
+    ]
 
 
 def _apply(

@@ -37,7 +37,7 @@ class EvaluationPrompts:
 
     def overlaps(self, row: Example) -> bool:
         """Whether a row's prompt shares a run of words with an evaluation prompt."""
-        return any(run in self._runs for run in self._runs_of(row.prompt))
+        return bool(self._runs) and any(run in self._runs for run in self._runs_of(row.prompt))
 
     def _runs_of(self, prompt: Prompt) -> Iterator[int]:
         if not self._words:

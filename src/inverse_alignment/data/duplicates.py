@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import IO, Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
 from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.errors import UserError
-from inverse_alignment.core.records import Comparison, Demonstration, Example, Judgement
-from inverse_alignment.data.ledger import Ledger
+from inverse_alignment.core.records import Comparison, Demonstration, Example, Judgement, Message, Prompt
+from inverse_alignment.data.ledger import Ledger, hashed
 
 _WORD = re.compile(r"\w+")
+_FIELDS = 3
+_CHUNK = 65_536
+_AT_ONCE = 64
 
 
 class KeepNear(Section):
@@ -28,12 +31,15 @@ class KeepNear(Section):
 class DropNear(Section):
     """MinHash (Broder 1997) with banding, through datasketch.
 
-    Of rows whose prompt and answers, each by itself, are nearly the same, the first is kept. Prompts that are nearly the
-    same lie in one split, so that no test prompt has a twin in train.
+    Of rows whose first user turn and answers, each by itself, are nearly the same, and whose other turns are the same
+    but for case and punctuation, the first in the order of precedence is kept. Prompts that open nearly the same lie in
+    one split, so that no test prompt has a twin in train.
     """
 
     type: Literal["minhash"] = "minhash"
-    threshold: float = Field(0.8, gt=0, le=1, description="estimated Jaccard similarity from which rows are the same")
+    threshold: float = Field(
+        0.8, ge=0.5, le=1, description="estimated Jaccard similarity of words in a row from which texts are the same"
+    )
     permutations: int = Field(128, ge=16, le=1024, description="numbers in a signature; its error is about 1/√n")
     shingle_words: int = Field(3, ge=1, le=20, description="words in a row that are compared as one")
 
@@ -41,115 +47,220 @@ class DropNear(Section):
 NearDuplicates = Annotated[KeepNear | DropNear, Field(discriminator="type")]
 
 
-def drop_exact(ledger: Ledger, same: Literal["pair", "label"]) -> None:
-    """Of rows with equal content (and annotator, for `label`) keep the one that ranks first."""
-    ranked = ledger.ranked(ledger.kept)
-    content = ledger.columns["content"][ranked]
-    key = np.stack([content, ledger.columns["annotator"][ranked].astype(np.uint64) if same == "label" else content])
-    _, first = np.unique(key, axis=1, return_index=True)
-    ledger.drop(np.delete(ranked, first), "duplicate")
-
-
-def require_names(ledger: Ledger) -> None:
-    """Refuse a name that two different rows share; a row that was read twice is no such case.
+def drop_repeats(ledger: Ledger) -> None:
+    """Of a row that was read several times keep one, before anything is counted: reading it again changes nothing.
 
     Raises:
-        UserError: two rows of one dataset have one name.
+        UserError: two different rows of one dataset have one name.
     """
     order = np.lexsort([ledger.columns["record"], ledger.columns["id"]])
     ids, records = ledger.columns["id"][order], ledger.columns["record"][order]
-    twice = np.flatnonzero((ids[1:] == ids[:-1]) & (records[1:] != records[:-1]))
-    if not len(twice):
-        return
-    row = next(ledger.read(order[twice[:1]]))
-    name, dataset = row.provenance.original_id, row.provenance.dataset
-    raise UserError(
-        f"two rows have the id '{name}'",
-        where=f"source '{dataset}', id '{name}'",
-        fix="make ids unique, or set columns.id: null to name rows by their content",
-    )
+    again = ids[1:] == ids[:-1]
+    clash = np.flatnonzero(again & (records[1:] != records[:-1]))
+    if len(clash):
+        row = next(ledger.read(order[clash[:1]]))
+        name, dataset = row.provenance.original_id, row.provenance.dataset
+        raise UserError(
+            f"two rows have the id '{name}'",
+            where=f"source '{dataset}', id '{name}'",
+            fix="make ids unique, or set columns.id: null to name rows by their content",
+        )
+    ledger.drop(order[1:][again], "duplicate")
+
+
+def drop_exact(ledger: Ledger, same: Literal["pair", "label"]) -> None:
+    """Of rows with equal content (and annotator, for `label`) keep the one that ranks first."""
+    rows = ledger.kept
+    what = [ledger.columns["content"][rows]]
+    if same == "label":
+        what.append(ledger.columns["annotator"][rows])
+    order = np.lexsort([ledger.columns["id"][rows], ledger.columns["dataset"][rows], *what])
+    again = np.all([key[order[1:]] == key[order[:-1]] for key in what], axis=0)
+    ledger.drop(rows[order[1:][again]], "duplicate")
 
 
 class Signatures:
-    """MinHash signatures of rows of `fields` texts, kept in a file: fields × permutations numbers of 32 bits a row."""
+    """MinHash signatures of rows, in files: of the opening of the prompt, and of both answers.
 
-    def __init__(self, path: Path, settings: DropNear, fields: int) -> None:
-        self._path, self._settings, self._fields = path, settings, fields
-        self._file = path.open("wb")
-        self._rows = array("q")
+    A row takes fields × permutations numbers of 32 bits, and 64 bits for each band; none of it stays in memory.
+    """
 
-    def add(self, rows: Sequence[int], texts: Sequence[Sequence[str]]) -> None:
-        """Take in rows of the ledger with their texts."""
-        from datasketch import MinHash
-        from xxhash import xxh32_intdigest
-
-        words = self._settings.shingle_words
-        shingles = (list(_shingles(text, words)) for fields in texts for text in fields)
-        for made in MinHash.generator(shingles, num_perm=self._settings.permutations, hashfunc=xxh32_intdigest):
-            self._file.write(np.asarray(made.hashvalues, dtype=np.uint32).tobytes())
-        self._rows.extend(rows)
-
-    def matches(self, rank: np.ndarray, group: np.ndarray) -> Iterator[tuple[int, int]]:
-        """Pairs (row, earlier row) of one group that are nearly the same in every field; one may come more than once.
-
-        Bands of the signatures bring candidates together (Leskovec, Rajaraman & Ullman, Mining of Massive Datasets,
-        ch. 3), and whole signatures decide. A place of the signatures of all k fields agrees with probability
-        `Π s_k`, which for a match is at least `threshold^k`: the bands are cut for that. datasketch's own index holds
-        every band of every row as Python objects, some two kilobytes a row; sorting numbers needs forty bytes.
-
-        Args:
-            rank: (n,) place of each row of the ledger in the order of precedence.
-            group: (n,) rows of different groups are never the same.
-        """
+    def __init__(self, folder: Path, settings: DropNear) -> None:
         from datasketch import MinHashLSH
 
-        self._file.close()
-        if not self._rows:
+        self._settings = settings
+        # one place of all three signatures agrees with probability s1 s2 s3, which for a match is threshold³ or more
+        bounds = (settings.threshold**_FIELDS, settings.threshold)
+        # whole signatures decide, so a band may bring together too many, but should miss few
+        self._lsh = [MinHashLSH(bound, settings.permutations, weights=(0.1, 0.9)) for bound in bounds]
+        paths = [folder / name for name in ("signatures", "bands", "opening-bands")]
+        self._signatures, self._bands, self._opening_bands = (path.open("w+b", buffering=1 << 16) for path in paths)
+        self._rows = array("q")
+
+    def add(self, rows: Sequence[int], examples: Sequence[Example]) -> None:
+        """Take in rows of the ledger with their texts."""
+        texts = [(_opening(each.prompt).content, *_answers(each)) for each in examples]
+        places: dict[str, int] = {}
+        which = np.array([[places.setdefault(text, len(places)) for text in fields] for fields in texts], dtype=np.intp)
+        if not len(which):
             return
-        settings, fields = self._settings, self._fields
-        index = MinHashLSH(threshold=settings.threshold**fields, num_perm=settings.permutations)
+        found = signatures_of(list(places), self._settings)[which]
+        groups = np.array([_group(each) for each in examples], dtype=np.uint64)
+        self._signatures.write(found.tobytes())
+        self._bands.write(_band_keys(groups, found, self._lsh[0].b, self._lsh[0].r).tobytes())
+        prompts = np.zeros(len(rows), dtype=np.uint64)
+        self._opening_bands.write(_band_keys(prompts, found[:, :1], self._lsh[1].b, self._lsh[1].r).tobytes())
+        self._rows.extend(rows)
+
+    def drop_near(self, ledger: Ledger) -> None:
+        """Drop rows that are nearly the same as a row that is kept and comes before them in the order of precedence."""
+        members, buckets = self._shared_buckets(self._bands, self._lsh[0].b, np.arange(len(self._rows)))
         rows = np.frombuffer(self._rows, dtype=np.int64)
-        shape = (len(rows), fields, settings.permutations)
-        signatures = np.memmap(self._path, dtype=np.uint32, mode="r", shape=shape)
-        for band in range(index.b):
-            part = signatures[:, :, band * index.r : (band + 1) * index.r].reshape(len(rows), -1)
-            keys = _mixed(group[rows], part)
-            order = np.lexsort([rank[rows], keys])
-            starts = np.flatnonzero(np.diff(keys[order], prepend=~keys[order][:1]))
-            for begin, end in zip(starts, [*starts[1:], len(order)], strict=True):
-                if end - begin > 1:
-                    yield from _in_bucket(rows, signatures, order[begin:end], settings.threshold)
+        rank = np.empty(len(ledger), dtype=np.int64)
+        rank[ledger.ranked(np.arange(len(ledger)))] = np.arange(len(ledger))
+        order = np.lexsort([buckets, rank[rows[members]]])
+        members, buckets = members[order], buckets[order]
+        kept: dict[int, list[int]] = {}
+        gone: list[int] = []
+        for member, begin, end in _runs(members):
+            mine = buckets[begin:end].tolist()
+            earlier = {each for bucket in mine for each in kept.get(bucket, ())}
+            if earlier and self._nearly_same(member, sorted(earlier)):
+                gone.append(member)
+                continue
+            for bucket in mine:
+                kept.setdefault(bucket, []).append(member)
+        ledger.drop(rows[np.array(gone, dtype=np.intp)], "near duplicate")
+
+    def twins(self, ledger: Ledger) -> dict[int, int]:
+        """For prompts whose openings are nearly the same, the smallest id of all that are linked, directly or not."""
+        prompts = ledger.columns["prompt"][np.frombuffer(self._rows, dtype=np.int64)]
+        _, first = np.unique(prompts, return_index=True)  # prompts of one id open alike, so any row of them will do
+        members, buckets = self._shared_buckets(self._opening_bands, self._lsh[1].b, first)
+        order = np.argsort(buckets, kind="stable")
+        members, buckets = members[order], buckets[order]
+        linked = _Linked()
+        for _, begin, end in _runs(buckets):
+            self._link(members[begin:end], linked)
+        named = {member: int(prompts[member]) for member in linked.members}
+        smallest: dict[int, int] = {}
+        for member, name in named.items():
+            root = linked.root(member)
+            smallest[root] = min(name, smallest.get(root, name))
+        return {name: smallest[linked.root(member)] for member, name in named.items()}
+
+    def _link(self, members: np.ndarray, linked: _Linked) -> None:
+        """Link every two members of a bucket whose openings are nearly the same."""
+        openings = np.stack([self._read(member)[0] for member in members.tolist()])
+        group = np.array([linked.root(member) for member in members.tolist()])
+        for place in range(1, len(members)):
+            others = np.flatnonzero(group[:place] != group[place])
+            while len(others):  # a few at a time: in a large bucket most are linked after the first few
+                some, others = others[:_AT_ONCE], others[_AT_ONCE:]
+                similar = (openings[some] == openings[place]).mean(axis=-1) >= self._settings.threshold
+                for other in np.unique(group[some[similar]]):
+                    both = np.isin(group, (other, group[place]))
+                    group[both] = linked.link(int(other), int(group[place]))
+                others = others[group[others] != group[place]]
+
+    def _shared_buckets(self, file: IO[bytes], bands: int, of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which members lie together in some band: (members, numbers of buckets), one entry per member and bucket.
+
+        Bands of the signatures bring candidates together (Leskovec, Rajaraman & Ullman, Mining of Massive Datasets,
+        ch. 3). datasketch's own index holds every band of every row as Python objects, some two kilobytes a row;
+        sorting numbers needs forty bytes.
+
+        Args:
+            of: places in the order of `add` that are looked at.
+        """
+        members, buckets, count = [np.empty(0, dtype=np.intp)], [np.empty(0, dtype=np.int64)], 0
+        for band in range(bands):
+            keys = _column(file, len(self._rows), bands, band)[of]
+            order = np.argsort(keys, kind="stable")
+            new = np.diff(keys[order], prepend=~keys[order][:1]) != 0
+            shared = ~new
+            shared[:-1] |= ~new[1:]
+            members.append(of[order[shared]])
+            buckets.append(count + np.cumsum(new)[shared])
+            count += len(keys)
+        return np.concatenate(members), np.concatenate(buckets)
+
+    def _nearly_same(self, one: int, others: Sequence[int]) -> bool:
+        mine, threshold = self._read(one), self._settings.threshold
+        return any(((self._read(each) == mine).mean(axis=-1) >= threshold).all() for each in others)
+
+    def _read(self, place: int) -> np.ndarray:
+        """(fields, permutations) signatures of a row."""
+        shape = (_FIELDS, self._settings.permutations)
+        size = shape[0] * shape[1] * np.dtype(np.uint32).itemsize
+        self._signatures.seek(place * size)
+        return np.frombuffer(self._signatures.read(size), dtype=np.uint32).reshape(shape)
+
+    def __enter__(self) -> Signatures:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in (self._signatures, self._bands, self._opening_bands):
+            file.close()
 
 
-def _in_bucket(
-    rows: np.ndarray, signatures: np.ndarray, bucket: np.ndarray, threshold: float
-) -> Iterator[tuple[int, int]]:
-    """Members of a bucket with the first member they nearly equal."""
-    heads = bucket[:1]
-    for member in bucket[1:]:
-        similar = ((signatures[heads] == signatures[member]).mean(axis=-1) >= threshold).all(axis=-1)
-        if similar.any():
-            yield int(rows[member]), int(rows[heads[np.argmax(similar)]])
-        else:
-            heads = np.append(heads, member)
+class _Linked:
+    """Which members hang together (union-find)."""
+
+    def __init__(self) -> None:
+        self._parent: dict[int, int] = {}
+
+    @property
+    def members(self) -> list[int]:
+        """Everything that was ever linked."""
+        return list(self._parent)
+
+    def root(self, member: int) -> int:
+        """The member that stands for all that are linked to this one."""
+        while (parent := self._parent.get(member, member)) != member:
+            self._parent[member] = self._parent.get(parent, parent)
+            member = parent
+        return member
+
+    def link(self, one: int, other: int) -> int:
+        """Link two members; the root of both."""
+        root, below = sorted((self.root(one), self.root(other)))
+        self._parent[below] = self._parent[root] = root
+        return root
 
 
-def _mixed(group: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """(n,) one number of 64 bits per row."""
-    keys = group.astype(np.uint64)
-    for column in range(columns.shape[1]):
-        keys = (keys ^ columns[:, column]) * np.uint64(0x9E3779B97F4A7C15)
-        keys ^= keys >> np.uint64(29)
-    return keys
+def signatures_of(texts: Sequence[str], settings: DropNear) -> np.ndarray:
+    """(texts, permutations) MinHash signatures; the share of equal places estimates the Jaccard similarity."""
+    from datasketch import MinHash
+    from xxhash import xxh32_intdigest
+
+    shingles = (list(_shingles(text, settings.shingle_words)) for text in texts)
+    made = MinHash.generator(shingles, num_perm=settings.permutations, hashfunc=xxh32_intdigest)
+    return np.array([each.hashvalues for each in made], dtype=np.uint32).reshape(len(texts), settings.permutations)
 
 
 def _shingles(text: str, words: int) -> Iterator[bytes]:
     found = _WORD.findall(text.lower())
-    for begin in range(max(1, len(found) - words + 1)):
+    if not found:  # signs alone: they are not the same because they hold no word
+        yield text.strip().encode()
+    for begin in range(max(1, len(found) - words + 1) if found else 0):
         yield " ".join(found[begin : begin + words]).encode()
 
 
-def answers_of(row: Example) -> tuple[str, str]:
+def _group(row: Example) -> int:
+    """Rows of different groups are never nearly the same: other kinds, or other turns around the opening."""
+    opening = _opening(row.prompt)
+    others = [m for m in row.prompt.messages if m is not opening]
+    turns = [f"{m.role} {' '.join(_WORD.findall(m.content.lower()))}" for m in others]
+    return hashed(type(row).__name__, *turns)
+
+
+def _opening(prompt: Prompt) -> Message:
+    """The first user turn, which is also what a prompt's id is made of."""
+    return next((m for m in prompt.messages if m.role == "user"), prompt.messages[0])
+
+
+def _answers(row: Example) -> tuple[str, str]:
     """The two texts that follow a prompt in a row; empty where it has fewer."""
     if isinstance(row, Comparison):
         return row.chosen, row.rejected
@@ -158,39 +269,30 @@ def answers_of(row: Example) -> tuple[str, str]:
     return (row.response, "") if isinstance(row, Demonstration) else ("", "")
 
 
-def twins(ledger: Ledger, openings: Signatures) -> dict[int, int]:
-    """For prompts with a near twin, the smallest id among all that are linked to them, directly or not."""
-    parent: dict[int, int] = {}
-
-    def root(prompt: int) -> int:
-        while parent.setdefault(prompt, prompt) != prompt:
-            parent[prompt] = parent[parent[prompt]]
-            prompt = parent[prompt]
-        return prompt
-
-    ids = ledger.columns["prompt"]
-    rank = np.empty(len(ledger), dtype=np.int64)
-    rank[np.argsort(ids, kind="stable")] = np.arange(len(ledger))
-    for row, head in openings.matches(rank, np.zeros(len(ledger), dtype=np.int64)):
-        one, other = sorted((root(int(ids[row])), root(int(ids[head]))))
-        parent[other] = one
-    return {prompt: root(prompt) for prompt in parent}
+def _band_keys(groups: np.ndarray, signatures: np.ndarray, bands: int, width: int) -> np.ndarray:
+    """(rows, bands) one number of 64 bits for what a row's signatures hold in a band."""
+    parts = signatures[:, :, : bands * width].reshape(len(signatures), -1, bands, width)
+    keys = np.repeat(groups[:, None], bands, axis=1)
+    for field in range(parts.shape[1]):
+        for place in range(width):
+            keys = (keys ^ parts[:, field, :, place]) * np.uint64(0x9E3779B97F4A7C15)
+            keys ^= keys >> np.uint64(29)
+    return keys
 
 
-def drop_near(ledger: Ledger, answers: Signatures, near: Mapping[int, int]) -> None:
-    """Drop rows whose prompt is a near twin of, and whose answers nearly equal, those of an earlier row that is kept.
+def _column(file: IO[bytes], rows: int, width: int, column: int) -> np.ndarray:
+    """One column of a table of 64-bit numbers in a file, without holding the table."""
+    file.seek(0)
+    found = np.empty(rows, dtype=np.uint64)
+    for begin in range(0, rows, _CHUNK):
+        count = min(_CHUNK, rows - begin)
+        found[begin : begin + count] = np.frombuffer(file.read(count * width * 8), dtype=np.uint64)[column::width]
+    return found
 
-    Rows are taken in the order of precedence, so the outcome does not depend on the order of reading.
-    """
-    rank = np.empty(len(ledger), dtype=np.int64)
-    rank[ledger.ranked(np.arange(len(ledger)))] = np.arange(len(ledger))
-    heads = [near.get(prompt, prompt) for prompt in ledger.columns["prompt"].tolist()]
-    kinds = ledger.columns["kind"].astype(np.uint64)
-    earlier: dict[int, set[int]] = {}
-    for row, head in answers.matches(rank, _mixed(kinds, np.array(heads, dtype=np.uint64)[:, None])):
-        earlier.setdefault(row, set()).add(head)
-    gone: set[int] = set()
-    for row in sorted(earlier, key=lambda each: rank[each]):
-        if earlier[row] - gone:
-            gone.add(row)
-    ledger.drop(np.array(sorted(gone), dtype=np.int64), "near duplicate")
+
+def _runs(values: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """(value, begin, end) of every run of equal values."""
+    ends = np.flatnonzero(np.diff(values, append=values[-1:] + 1)) + 1
+    starts = np.concatenate([[0], ends])[:-1]
+    for begin, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        yield int(values[begin]), begin, end

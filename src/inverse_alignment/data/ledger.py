@@ -1,4 +1,4 @@
-"""Rows of all sources while they are pooled: texts in a file, in memory some 120 bytes of numbers each.
+"""Rows of all sources while they are pooled: texts in a file, in memory some 100 bytes of numbers each.
 
 That is what lets a million pairs be pooled in bounded memory: whatever compares rows with each other looks at numbers,
 and texts pass by one batch at a time.
@@ -98,7 +98,6 @@ class Ledger:
     licences: Names = field(default_factory=Names)
     reasons: Names = field(default_factory=Names)
     lost: Counter[tuple[int, int, int, int, int, int]] = field(default_factory=Counter)
-    ids_of_lost: set[int] = field(default_factory=set)
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     reason: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int8))
     soft_label: np.ndarray = field(default_factory=lambda: np.empty(0))
@@ -118,12 +117,13 @@ class Ledger:
             self._count(row)
             return
         assert self._file is not None  # closed only by `close`
-        text = row.model_dump_json().encode() + b"\n"
-        facts = {"offset": self._end, "record": _hash(text), **self._facts(row)}
+        text = row.model_dump_json()
+        line = text.encode() + b"\n"
+        facts = {"offset": self._end, "record": hashed(text), **self._facts(row)}
         for name, column in self._growing.items():
             column.append(facts[name])
-        self._file.write(text)
-        self._end += len(text)
+        self._file.write(line)
+        self._end += len(line)
 
     def close(self) -> None:
         """All rows are in: from now on they can be read, and compared."""
@@ -148,35 +148,42 @@ class Ledger:
 
     def ranked(self, rows: np.ndarray) -> np.ndarray:
         """The rows in the order of precedence: datasets as configured, then names; no matter how they were read."""
-        order = np.lexsort([self.columns[name][rows] for name in ("record", "id", "dataset")])
+        order = np.lexsort([self.columns[name][rows] for name in ("id", "dataset")])
         return rows[order]
+
+    def lines(self, rows: np.ndarray) -> Iterator[bytes]:
+        """Rows as lines of JSON, in the order asked for."""
+        with self.path.open("rb") as file:
+            end = -1
+            for begin in self.columns["offset"][rows].tolist():
+                if begin != end:
+                    file.seek(begin)
+                line = file.readline()
+                end = begin + len(line)
+                yield line
 
     def read(self, rows: np.ndarray) -> Iterator[Example]:
         """Rows as records, in the order asked for."""
-        offsets, kinds = self.columns["offset"], self.columns["kind"]
-        with self.path.open("rb") as file:
-            end = -1
-            for row in rows:
-                if offsets[row] != end:
-                    file.seek(offsets[row])
-                line = file.readline()
-                end = offsets[row] + len(line)
-                yield KINDS[kinds[row]].model_validate_json(line)
+        kinds = self.columns["kind"][rows].tolist()
+        for kind, line in zip(kinds, self.lines(rows), strict=True):
+            yield KINDS[kind].model_validate_json(line)
 
     def _facts(self, row: Example) -> dict[str, int]:
         origin = row.provenance
-        key = row.prompt.key
         kind = KINDS.index(type(row))
         answers, writers, annotator = _answers(row)
+        key, in_order = row.prompt.key, sorted(answers)
+        question = hashed(f"{kind}", key, *in_order)
+        forward = answers == in_order
         return {
             "kind": kind,
             "dataset": self.datasets.number(origin.dataset),
             "prompt": prompt_number(row.prompt),
-            "content": _hash(f"{kind}", key, *answers),
-            "question": _hash(f"{kind}", key, *sorted(answers)),
-            "forward": int(answers == sorted(answers)),
-            "vote": _hash(annotator or "", origin.original_id),
-            "id": _hash(origin.dataset, origin.original_id),
+            "content": question if forward else hashed(f"{kind}", key, *answers),
+            "question": question,
+            "forward": int(forward),
+            "vote": hashed(annotator or "", origin.original_id),
+            "id": hashed(origin.dataset, origin.original_id),
             "first_words": len(answers[0].split()) if answers else 0,
             "second_words": len(answers[1].split()) if kind == PAIR else 0,
             "first_writer": self.writers.number(writers[0]) if writers else NOBODY,
@@ -221,9 +228,7 @@ def _answers(row: Example) -> tuple[list[str], list[str], str | None]:
     return [], [], None
 
 
-def _hash(*parts: str | bytes) -> int:
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        digest.update(part if isinstance(part, bytes) else part.encode())
-        digest.update(b"\x1f")
-    return int.from_bytes(digest.digest(), "big")
+def hashed(*parts: str) -> int:
+    """64 bits of the parts; their lengths are told, so that no text can pass for the end of one and the next."""
+    told = "".join([f"{len(part)}:{part}" for part in parts])
+    return int.from_bytes(hashlib.blake2b(told.encode(), digest_size=8).digest(), "big")

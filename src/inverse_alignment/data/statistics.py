@@ -13,6 +13,8 @@ from inverse_alignment.data.ledger import KEPT, KIND_NAMES, NOBODY, PAIR, Ledger
 from inverse_alignment.data.read import DEGENERATE
 
 Statistics = dict[str, Any]
+AFTER_TOKENISATION = ("near duplicate", "over the cap")
+"""Why a row that tokenizers found sound may still be dropped."""
 
 
 def describe(ledger: Ledger, split: np.ndarray, contradictions: Mapping[str, Any]) -> Statistics:
@@ -56,13 +58,16 @@ class _Pairs:
 
     def grouped(self, columns: tuple[str, ...], places: tuple[int, ...], names: list[str]) -> dict[str, Statistics]:
         """A summary for every name that stands in one of the columns."""
-        groups = dict(_groups([self.ledger.columns[name][self.rows] for name in columns], self.rows))
-        known = {key[place] for key, _ in self._lost for place in places} | set(groups)
-        nothing = np.empty(0, dtype=np.int64)
-        return {
-            name: self.summary(groups.get(number, nothing), self.lost(places, number))
-            for name, number in sorted((names[number], number) for number in known if number != NOBODY)
+        found = {
+            names[number]: self.summary(rows, self.lost(places, number))
+            for number, rows in _groups([self.ledger.columns[name] for name in columns], self.rows)
+            if number != NOBODY
         }
+        nothing = np.empty(0, dtype=np.int64)
+        for number in {key[place] for key, _ in self._lost for place in places} - {NOBODY}:
+            if names[number] not in found:  # every row of it was lost
+                found[names[number]] = self.summary(nothing, self.lost(places, number))
+        return dict(sorted(found.items()))
 
     def policies(self) -> dict[str, Statistics]:
         """`grouped` by who wrote either answer, with how often each was preferred."""
@@ -79,69 +84,67 @@ class _Pairs:
         """Counts of one group.
 
         Keys: `rows` read, `pairs` kept, `prompts` among them (by id), `dropped` rows by reason, `ties` among these,
-        `kept_after_tokenisation`, the share of the pairs that were tokenised; `truncated` pairs, pairs and prompts per
-        split, words per answer, `longer_wins`, pairs per licence.
+        `kept_after_tokenisation`, of the pairs that were tokenised the share that held a preference then, whatever
+        became of it later; `truncated` pairs, pairs and prompts per split, words per answer, `longer_wins`, pairs per
+        licence.
         """
         ledger = self.ledger
-        reason = ledger.reason[rows]
-        dropped = lost + Counter(
-            {
-                ledger.reasons.names[number]: int((reason == number).sum())
-                for number in np.unique(reason[reason != KEPT])
-            }
+        dropped = lost + _dropped(ledger, rows)
+        kept = rows[ledger.reason[rows] == KEPT]
+        prompts, chosen, rejected, licences = (
+            ledger.columns[name][kept] for name in ("prompt", "first_words", "second_words", "licence")
         )
-        kept = rows[reason == KEPT]
-        facts = {name: column[kept] for name, column in ledger.columns.items()}
-        tokenised = len(kept) + sum(dropped[name] for name in DEGENERATE)
+        sound = len(kept) + sum(dropped[name] for name in AFTER_TOKENISATION)
+        tokenised = sound + sum(dropped[name] for name in DEGENERATE)
         return {
-            "rows": len(rows) + sum(lost.values()),
+            "rows": len(rows) + lost.total(),
             "pairs": len(kept),
-            "prompts": len(np.unique(facts["prompt"])),
+            "prompts": len(np.unique(prompts)),
             "dropped": dict(sorted(dropped.items())),
             "ties": dropped["tie"],
-            "kept_after_tokenisation": len(kept) / tokenised if tokenised else None,
+            "kept_after_tokenisation": sound / tokenised if tokenised else None,
             "truncated": int(ledger.truncated[kept].sum()),
-            "splits": _splits(self.split[kept], facts["prompt"], "pairs"),
-            "chosen_words": _lengths(facts["first_words"]),
-            "rejected_words": _lengths(facts["second_words"]),
-            "longer_wins": _longer_wins(facts["first_words"], facts["second_words"]),
-            "licences": _counts(facts["licence"], ledger.licences.names),
+            "splits": _splits(self.split[kept], prompts, "pairs"),
+            "chosen_words": _lengths(chosen),
+            "rejected_words": _lengths(rejected),
+            "longer_wins": _longer_wins(chosen, rejected),
+            "licences": _counts(licences, ledger.licences.names),
         }
 
 
 def _groups(columns: list[np.ndarray], rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Each number in any of the columns, with the rows that have it, each row once."""
-    names = np.concatenate(columns)
-    members = np.concatenate([rows] * len(columns))
-    order = np.lexsort([members, names])
-    names, members = names[order], members[order]
-    starts = np.flatnonzero(np.diff(names, prepend=-2))
-    for begin, end in zip(starts, [*starts[1:], len(names)], strict=True):
-        yield int(names[begin]), np.unique(members[begin:end])
+    """Each number that some of the rows have in any of the columns, with these rows, each once."""
+    names = np.concatenate([column[rows] for column in columns])
+    order = np.argsort(names, kind="stable")
+    ends = np.flatnonzero(np.diff(names[order], append=names[order][-1:] + 1)) + 1
+    starts = np.concatenate([[0], ends])[:-1]
+    for begin, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        yield int(names[order[begin]]), rows[np.unique(order[begin:end] % len(rows))]
+
+
+def _dropped(ledger: Ledger, rows: np.ndarray) -> Counter[str]:
+    """How many of the rows are not used, by reason."""
+    numbers, counts = np.unique(ledger.reason[rows], return_counts=True)
+    found = zip(numbers.tolist(), counts.tolist(), strict=True)
+    return Counter({ledger.reasons.names[number]: count for number, count in found if number != KEPT})
 
 
 def _others(ledger: Ledger, split: np.ndarray) -> dict[str, Statistics]:
     """Rows without a preference, by dataset: their kind, how many were read, kept and dropped, and where they lie."""
     columns = ledger.columns
     found: dict[str, Statistics] = {}
-    for number, rows in _groups([columns["dataset"]], np.arange(len(ledger))):
-        rows = rows[columns["kind"][rows] != PAIR]
-        if not len(rows):
-            continue
-        lost = [(key[5], count) for key, count in ledger.lost.items() if key[0] != PAIR and key[1] == number]
-        reason = ledger.reason[rows]
-        dropped = Counter(
-            {ledger.reasons.names[int(each)]: int((reason == each).sum()) for each in set(reason) - {KEPT}}
-        )
-        for each, count in lost:
-            dropped[ledger.reasons.names[each]] += count
-        kept = rows[reason == KEPT]
+    for number, rows in _groups([columns["dataset"]], np.flatnonzero(columns["kind"] != PAIR)):
+        lost: Counter[str] = Counter()
+        for key, count in ledger.lost.items():
+            if key[0] != PAIR and key[1] == number:
+                lost[ledger.reasons.names[key[5]]] += count
+        kept = rows[ledger.reason[rows] == KEPT]
         found[ledger.datasets.names[number]] = {
             "kind": KIND_NAMES[int(columns["kind"][rows[0]])],
-            "rows": len(rows) + sum(count for _, count in lost),
+            "rows": len(rows) + lost.total(),
             "kept": len(kept),
             "prompts": len(np.unique(columns["prompt"][kept])),
-            "dropped": dict(sorted(dropped.items())),
+            "dropped": dict(sorted((lost + _dropped(ledger, rows)).items())),
             "splits": _splits(split[kept], columns["prompt"][kept], "rows"),
             "response_words": _lengths(columns["first_words"][kept]),
             "licences": _counts(columns["licence"][kept], ledger.licences.names),
