@@ -469,12 +469,15 @@ def _saved(datasets: Any, folder: Path, reference: DatasetRef) -> Any:
         raise UserError(
             "what save_to_disk wrote has no subsets", where=f"{folder}, dataset.subset", fix="remove dataset.subset"
         )
-    saved = datasets.load_from_disk(str(folder)).with_format(None)
+    try:
+        saved = datasets.load_from_disk(str(folder)).with_format(None)
+    except IndexError as error:  # of a table without a row the library wrote no file
+        raise _empty(folder) from error
     if isinstance(saved, datasets.DatasetDict):
-        saved = saved[_present(folder, reference.split, list(saved))]
-    elif saved.split is not None or "split" in reference.model_fields_set:
+        return saved[_present(folder, reference.split, list(saved))]
+    if saved.split is not None or "split" in reference.model_fields_set:
         _present(folder, reference.split, [] if saved.split is None else [str(saved.split)])
-    return saved if len(saved) else ()  # the library cannot go through a table without a row
+    return saved
 
 
 def _present(folder: Path, split: str, splits: list[str]) -> str:
