@@ -239,6 +239,7 @@ def test_the_way_out_says_what_the_key_means():
     assert "valid: fixed, adaptive" in refused("ppo.kl=0.1").fix
 
 
+FORMATS = "jsonl, json, parquet, dataset, hh, sharegpt, alpaca_eval"
 VARIANTS = {
     "ppo.kl.type=fixd": ("ppo.kl.type", "fixed, adaptive"),
     "selection.type=similarty": ("selection.type", "none, random, all, similarity"),
@@ -246,8 +247,8 @@ VARIANTS = {
     "arms.similarity.selection.keep.type=topk": ("arms.similarity.selection.keep.type", "top_k, threshold"),
     "models.reward.type=scratch": ("models.reward.type", "initialise, checkpoint"),
     "evaluation.gold.type=text": ("evaluation.gold.type", "text_world, none"),
-    "data.sources=[{format: jsnl, name: a, path: b}]": ("data.sources.0.format", "jsonl, json, parquet, dataset, hh, sharegpt, alpaca_eval"),
-    "data.sources=[{name: a, path: b}]": ("data.sources.0.format", "jsonl, json, parquet, dataset, hh, sharegpt, alpaca_eval"),
+    "data.sources=[{format: jsnl, name: a, path: b}]": ("data.sources.0.format", FORMATS),
+    "data.sources=[{name: a, path: b}]": ("data.sources.0.format", FORMATS),
 }
 
 

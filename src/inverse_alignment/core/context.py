@@ -22,6 +22,9 @@ class RuntimeConfig(BaseModel):
     threads: int = Field(1, ge=0, description="CPU threads of torch; 0 leaves torch's own choice")
     generation_rows: int = Field(256, ge=1, description="rows sampled at once")
     scoring_rows: int = Field(128, ge=1, description="rows scored or embedded at once")
+    training_tokens: int = Field(
+        16_384, ge=1, description="padded tokens that PPO reads at once; a larger minibatch takes several passes"
+    )
     checkpoint_seconds: float = Field(60, gt=0, description="least seconds between two checkpoints of a long stage")
 
 

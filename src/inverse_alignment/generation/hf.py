@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from inverse_alignment.core.batches import TokenBatch, pad_left
+from inverse_alignment.core.batches import TokenBatch, pad_left, positions
 from inverse_alignment.core.seeding import uniforms
+
+KEPT_SHARE = 0.75
+"""Rows that have ended are put away once no more than this share still writes: moving the cache has a price too."""
 
 
 def inverse_cdf(logits: Tensor, uniform: Tensor) -> Tensor:
@@ -45,32 +48,37 @@ def sample(
     prompt_ids, prompt_mask = pad_left(prompts, pad_token, model.device)
     noise = torch.from_numpy(uniforms(seeds, max_new_tokens)).to(model.device)
     cache = DynamicCache(config=model.config)
-    attention, position = prompt_mask, prompt_mask.long().sum(-1, keepdim=True)
-    output = model(
+    attention, position = prompt_mask.long(), prompt_mask.long().sum(-1, keepdim=True)
+    tokens = torch.full((len(prompts), max_new_tokens), pad_token, device=model.device)
+    rows = torch.arange(len(prompts), device=model.device)  # whose cache is still carried
+    running = torch.ones_like(rows, dtype=torch.bool)  # of these, who is still writing
+    lengths = torch.zeros_like(rows)
+    logits = model(
         input_ids=prompt_ids,
-        attention_mask=attention.long(),
-        position_ids=(prompt_mask.long().cumsum(-1) - 1).clamp(min=0),
+        attention_mask=attention,
+        position_ids=positions(prompt_mask),
         past_key_values=cache,
         logits_to_keep=1,
-    )
-    running = torch.ones(len(prompts), dtype=torch.bool, device=model.device)
-    tokens: list[Tensor] = []
-    counts: list[Tensor] = []
+    ).logits
     for t in range(max_new_tokens):
-        token = inverse_cdf(output.logits[:, -1].float() / temperature, noise[:, t])
-        tokens.append(torch.where(running, token, torch.full_like(token, pad_token)))
-        counts.append(running)
+        token = inverse_cdf(logits[:, -1].float() / temperature, noise[rows, t]).where(running, pad_token)
+        tokens[rows, t] = token
+        lengths[rows] += running.long()
+        attention = torch.cat([attention, running.unsqueeze(-1).long()], -1)
         running = running & (token != end_token)
-        if t + 1 == max_new_tokens or not bool(running.any()):
+        writing = int(running.sum())
+        if not writing or t + 1 == max_new_tokens:
             break
-        attention = torch.cat([attention, counts[-1].unsqueeze(-1)], -1)
-        output = model(
-            input_ids=tokens[-1].unsqueeze(-1),
-            attention_mask=attention.long(),
-            position_ids=position + t,
-            past_key_values=cache,
-        )
-    return TokenBatch(prompt_ids, prompt_mask, torch.stack(tokens, -1), torch.stack(counts, -1))
+        if writing <= KEPT_SHARE * len(rows):  # whoever has ended costs as much as whoever has not
+            kept = running.nonzero().squeeze(-1)
+            cache.batch_select_indices(kept)
+            rows, running, token, attention, position = (x[kept] for x in (rows, running, token, attention, position))
+        logits = model(
+            input_ids=token.unsqueeze(-1), attention_mask=attention, position_ids=position + t, past_key_values=cache
+        ).logits
+    width = int(lengths.max())
+    mask = torch.arange(width, device=model.device) < lengths.unsqueeze(-1)
+    return TokenBatch(prompt_ids, prompt_mask, tokens[:, :width], mask)
 
 
 def ended(batch: TokenBatch, end_token: int) -> Tensor:

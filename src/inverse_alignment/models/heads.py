@@ -1,4 +1,4 @@
-"""The value model: a trunk with one number per position."""
+"""Critics: one number per state, on a trunk of their own or on the policy's."""
 
 from __future__ import annotations
 
@@ -9,31 +9,27 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from inverse_alignment.core.batches import TokenBatch
+from inverse_alignment.core.batches import Sequences
+from inverse_alignment.models.log_probs import trunk_states
 
 
-class ValueModel(nn.Module):
-    """`V(s_t) = w · h_t + b` on a trunk of its own, w and b zero at first."""
+class ValueHead(nn.Module):
+    """`V(s_t) = w · h_t + b`, w and b zero at first; h_t are the hidden states of whoever has a trunk."""
 
-    def __init__(self, trunk: nn.Module, hidden_size: int) -> None:
+    def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.trunk = trunk
         self.head = nn.Linear(hidden_size, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     @staticmethod
-    def from_policy(policy: PreTrainedModel) -> ValueModel:
-        """A value model whose trunk starts as a copy of the policy's."""
-        return ValueModel(copy.deepcopy(policy.base_model), policy.config.get_text_config().hidden_size)
+    def of_policy(policy: PreTrainedModel) -> ValueHead:
+        """A head that fits a policy's hidden states."""
+        return ValueHead(policy.config.get_text_config().hidden_size)
 
-    def forward(self, batch: TokenBatch) -> Tensor:
-        """Values (b, t) of the states in which the response tokens were chosen."""
-        hidden = self.trunk(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask.long(), position_ids=batch.position_ids
-        ).last_hidden_state
-        length = batch.response_ids.shape[-1]
-        return self.head(hidden[:, -length - 1 : -1]).squeeze(-1).float()
+    def values(self, states: Tensor) -> Tensor:
+        """Values (n,) of hidden states (n, d), in float32."""
+        return self.head(states.to(self.head.weight.dtype)).squeeze(-1).float()
 
     def save(self, path: Path) -> None:
         """Write all weights as safetensors."""
@@ -46,6 +42,23 @@ class ValueModel(nn.Module):
         from safetensors.torch import load_model
 
         load_model(self, str(path), strict=True)
+
+
+class ValueModel(ValueHead):
+    """A value head on a trunk of its own."""
+
+    def __init__(self, trunk: nn.Module, hidden_size: int) -> None:
+        super().__init__(hidden_size)
+        self.trunk = trunk
+
+    @staticmethod
+    def from_policy(policy: PreTrainedModel) -> ValueModel:
+        """A value model whose trunk starts as a copy of the policy's."""
+        return ValueModel(copy.deepcopy(policy.base_model), policy.config.get_text_config().hidden_size)
+
+    def forward(self, sequences: Sequences) -> Tensor:
+        """Values (n,) of the states in which the response tokens were chosen."""
+        return self.values(trunk_states(self.trunk, sequences))
 
 
 def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:

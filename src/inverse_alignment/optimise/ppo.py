@@ -1,10 +1,11 @@
-"""Proximal policy optimisation against a reward model, with a value model and a frozen reference.
+"""Proximal policy optimisation against a reward model, with a critic and a reference.
 
 `iteration` reads top to bottom: answer, score, look, credit, update, steer.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from inverse_alignment.core.batches import TokenBatch
+from inverse_alignment.core.batches import Sequences, TokenBatch
 from inverse_alignment.core.records import Prompt
 from inverse_alignment.core.seeding import derive_seed
 from inverse_alignment.generation.answers import Answer, Sampling, answer, batch_of
@@ -24,19 +25,22 @@ from inverse_alignment.maths.advantages import Advantages, generalised_advantage
 from inverse_alignment.maths.credit import terminal_rewards
 from inverse_alignment.maths.kl import k3, next_kl_coefficient
 from inverse_alignment.maths.masked import masked_mean, masked_sum, masked_var, masked_whiten
-from inverse_alignment.maths.surrogate import policy_loss, token_entropy, value_loss
-from inverse_alignment.models.heads import ValueModel, load_optimizer, save_optimizer
-from inverse_alignment.models.log_probs import (
-    ReferenceView,
-    chosen_log_probs,
-    compare_with_reference,
-    response_logits,
+from inverse_alignment.maths.surrogate import policy_loss, value_loss
+from inverse_alignment.models.heads import ValueHead, ValueModel, load_optimizer, save_optimizer
+from inverse_alignment.models.log_probs import LOOK_TOKENS, Head, compared, grouped, token_view
+from inverse_alignment.optimise.settings import (
+    AdaptiveKl,
+    FrozenReference,
+    HardReference,
+    PpoConfig,
+    SharedCritic,
+    SoftReference,
 )
-from inverse_alignment.optimise.settings import AdaptiveKl, PpoConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+REFERENCE = "reference.safetensors"
 ScoreFn = Callable[[Sequence[Prompt], Sequence[str]], np.ndarray]
 
 
@@ -45,18 +49,25 @@ class Learner:
     """Everything that PPO changes, or needs to go on.
 
     Attributes:
+        sft: the frozen SFT policy, to which the KL is reported.
+        reference: what the KL is priced against: `sft` itself, or a copy that moves.
+        value: a model with a trunk of its own, or a head on the policy's.
+        value_optimizer: of all that only the critic learns.
         step: iterations done since the SFT policy, over all rounds.
-        warmup: iterations left in which only the value model learns.
+        warmup: iterations left in which only the critic learns.
+        tokens: padded tokens read at once in a forward pass.
     """
 
     policy: PreTrainedModel
+    sft: PreTrainedModel
     reference: PreTrainedModel
-    value: ValueModel
+    value: ValueHead
     policy_optimizer: torch.optim.Optimizer
     value_optimizer: torch.optim.Optimizer
     kl_coefficient: float
     step: int = 0
     warmup: int = 0
+    tokens: int = LOOK_TOKENS
 
 
 class Iteration(NamedTuple):
@@ -68,8 +79,22 @@ class Iteration(NamedTuple):
     kl: np.ndarray
 
 
+class View(NamedTuple):
+    """What everybody says about the same answers before the update; (b, t), zero where nothing counts.
+
+    Attributes:
+        kl: exact KL(π || SFT) in nats.
+    """
+
+    log_probs: Tensor
+    ref_log_probs: Tensor
+    sft_log_probs: Tensor
+    kl: Tensor
+    values: Tensor
+
+
 class Experience(NamedTuple):
-    """A batch of rollouts with what the old policy and value model said; (b, t) tensors."""
+    """A batch of rollouts with what the old policy and critic said; (b, t) tensors."""
 
     batch: TokenBatch
     log_probs: Tensor
@@ -78,17 +103,22 @@ class Experience(NamedTuple):
     returns: Tensor
 
 
-def new_learner(policy: PreTrainedModel, reference: PreTrainedModel, config: PpoConfig) -> Learner:
-    """A learner at step 0: value model from the policy's trunk, fresh optimisers."""
-    value = ValueModel.from_policy(policy)
+def new_learner(policy: PreTrainedModel, sft: PreTrainedModel, config: PpoConfig, tokens: int = LOOK_TOKENS) -> Learner:
+    """A learner at step 0: critic from the policy's trunk, reference at the SFT policy, fresh optimisers."""
+    shared = isinstance(config.critic, SharedCritic)
+    value = ValueHead.of_policy(policy).to(policy.device) if shared else ValueModel.from_policy(policy)
+    moves = not isinstance(config.reference, FrozenReference)
+    sft = sft.eval().requires_grad_(False)
     return Learner(
         policy=policy.eval(),
-        reference=reference.eval().requires_grad_(False),
+        sft=sft,
+        reference=copy.deepcopy(sft) if moves else sft,
         value=value.eval(),
         policy_optimizer=torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=0.0),
         value_optimizer=torch.optim.AdamW(value.parameters(), lr=config.value_learning_rate, weight_decay=0.0),
         kl_coefficient=config.kl.coefficient,
         warmup=config.value_warmup_steps,
+        tokens=tokens,
     )
 
 
@@ -119,14 +149,12 @@ def iteration(
 
     # score
     scores = score(prompts, [given.text for given in answers])
-    require_finite(torch.from_numpy(scores), "score", learner.step)  # clipping would make an infinite one look sane
+    _require_scores(scores, answers, learner.step)  # clipping would make an infinite one look sane
     ended = np.array([given.ended for given in answers])
     shaped = np.clip(scores, -config.score_clip, config.score_clip) - config.missing_eos_penalty * ~ended
 
-    # look: old policy, reference and value model on the same answers
-    view = compare_with_reference(learner.policy, learner.reference, batch, config.temperature)
-    with torch.no_grad():
-        values = learner.value(batch)
+    # look: old policy, references and critic on the same answers
+    view = look(learner, batch, config.temperature)
 
     # credit
     rewards = terminal_rewards(
@@ -135,9 +163,10 @@ def iteration(
         mask,
         learner.kl_coefficient,
     )
-    estimate = generalised_advantages(rewards, values, mask, config.gamma, config.lam)
-    require_finite(estimate.advantages[mask], "advantage", learner.step)
-    experience = Experience(batch, view.log_probs, values, masked_whiten(estimate.advantages, mask), estimate.returns)
+    estimate = generalised_advantages(rewards, view.values, mask, config.gamma, config.lam)
+    require_finite(estimate.advantages[mask], "advantage", f"iteration {learner.step}")
+    whitened = masked_whiten(estimate.advantages, mask)
+    experience = Experience(batch, view.log_probs, view.values, whitened, estimate.returns)
 
     # update
     updates = update(learner, experience, config, seed)
@@ -145,7 +174,7 @@ def iteration(
     # steer
     kl = masked_sum(view.kl, mask, -1)
     metrics = {
-        **_describe(scores, ended, kl, view, values, estimate, mask),
+        **_describe(scores, ended, view, estimate, mask),
         **updates,
         "kl_coefficient": learner.kl_coefficient,
     }
@@ -155,23 +184,70 @@ def iteration(
         )
     learner.step += 1
     learner.warmup = max(learner.warmup - 1, 0)
+    move_reference(learner, config)
     return Iteration(metrics, answers, scores, kl.cpu().double().numpy())
 
 
+@torch.no_grad()
+def look(learner: Learner, batch: TokenBatch, temperature: float) -> View:
+    """Log-probabilities, KL and values of a batch, read in groups of rows of like length."""
+    policy, sft = Head(learner.policy), Head(learner.sft)
+    moving = None if learner.reference is learner.sft else Head(learner.reference)
+    found = torch.zeros((len(View._fields), *batch.response_mask.shape), device=batch.response_ids.device)
+    for index in grouped(batch, learner.tokens):
+        sequences = Sequences.of(batch.rows(index))
+        states = policy.states(sequences)
+        mine = compared((policy, sft), [states, sft.states(sequences)], sequences.targets, temperature)
+        reference = mine.ref_log_probs
+        if moving is not None:
+            reference = token_view(moving, moving.states(sequences), sequences.targets, temperature).log_probs
+        values = learner.value(sequences) if isinstance(learner.value, ValueModel) else learner.value.values(states)
+        width = sequences.mask.shape[-1]
+        view = View(mine.log_probs, reference, mine.ref_log_probs, mine.kl, values)
+        for place, numbers in enumerate(view):
+            found[place, index, :width] = sequences.spread(numbers)
+    return View(*found)
+
+
 def update(learner: Learner, experience: Experience, config: PpoConfig, seed: int) -> dict[str, float]:
-    """Several passes over the experience in random minibatches; the value model alone while it warms up."""
+    """Several passes over the experience in random minibatches; the critic alone while it warms up.
+
+    Once the policy has moved `max_update_kl` away from the one that sampled, it stays for the rest of the iteration;
+    the critic goes on.
+    """
     totals: dict[str, list[float]] = {}
-    rows = len(experience.batch)
+    stopped = False
     for epoch in range(config.epochs):
         generator = torch.Generator().manual_seed(derive_seed("minibatches", seed, learner.step, epoch))
-        for index in torch.randperm(rows, generator=generator).chunk(config.minibatches):
+        order = torch.randperm(len(experience.batch), generator=generator)
+        for number, index in enumerate(order.chunk(config.minibatches)):
+            where = f"iteration {learner.step}, epoch {epoch}, minibatch {number}"
             part = _rows(experience, index.to(experience.log_probs.device))
-            measured = _update_value(learner, part, config)
-            if not learner.warmup:
-                measured |= _update_policy(learner, part, config)
-            for name, number in measured.items():
-                totals.setdefault(name, []).append(number)
-    return {name: float(np.mean(numbers)) for name, numbers in totals.items()}
+            frozen = stopped or learner.warmup > 0
+            measured = _update_minibatch(learner, part, config, frozen, where)
+            stopped = stopped or measured.get("update_kl", 0.0) > (config.max_update_kl or float("inf"))
+            for name, value in measured.items():
+                totals.setdefault(name, []).append(value)
+    return {
+        **{name: float(np.mean(numbers)) for name, numbers in totals.items()},
+        **({} if config.max_update_kl is None else {"stopped_early": float(stopped)}),
+    }
+
+
+@torch.no_grad()
+def move_reference(learner: Learner, config: PpoConfig) -> None:
+    """Let the reference follow the policy, if it does so after this step: `θ_ref ← (1 - α) θ_ref + α θ`, hard α = 1."""
+    match config.reference:
+        case HardReference(every=every):
+            alpha = 1.0
+        case SoftReference(every=every, alpha=alpha):
+            pass
+        case _:
+            return
+    if learner.step % every:
+        return
+    for old, new in zip(learner.reference.parameters(), learner.policy.parameters(), strict=True):
+        old.copy_(new) if alpha == 1.0 else old.lerp_(new, alpha)
 
 
 def prompts_of_step(prompts: Sequence[Prompt], step: int, batch_size: int, seed: int) -> list[Prompt]:
@@ -184,8 +260,10 @@ def prompts_of_step(prompts: Sequence[Prompt], step: int, batch_size: int, seed:
 
 
 def save_learner(learner: Learner, folder: Path, reward_digest: str) -> None:
-    """Write all of a learner's state but the policy's weights and the reference."""
+    """Write all of a learner's state but the weights of the policy and of the SFT policy."""
     folder.mkdir(parents=True, exist_ok=True)
+    if learner.reference is not learner.sft:
+        _save_parameters(learner.reference, folder / REFERENCE)
     learner.value.save(folder / "value.safetensors")
     save_optimizer(learner.policy_optimizer, folder / "policy_optimizer.safetensors")
     save_optimizer(learner.value_optimizer, folder / "value_optimizer.safetensors")
@@ -201,6 +279,8 @@ def save_learner(learner: Learner, folder: Path, reward_digest: str) -> None:
 def load_learner(learner: Learner, folder: Path) -> str:
     """Restore what `save_learner` wrote, in place; returns the digest of the reward model it was trained on."""
     state = json.loads((folder / "state.json").read_text())
+    if learner.reference is not learner.sft:
+        _load_parameters(learner.reference, folder / REFERENCE)
     learner.value.load(folder / "value.safetensors")
     load_optimizer(learner.policy_optimizer, folder / "policy_optimizer.safetensors")
     load_optimizer(learner.value_optimizer, folder / "value_optimizer.safetensors")
@@ -209,54 +289,86 @@ def load_learner(learner: Learner, folder: Path) -> str:
     return str(state["reward_digest"])
 
 
-def require_finite(values: Tensor, what: str, step: int) -> None:
+def require_finite(values: Tensor, what: str, where: str) -> None:
     """Stop before an optimiser learns from a number that is none.
 
     Raises:
         FloatingPointError: a value is NaN or infinite.
     """
     if not bool(torch.isfinite(values).all()):
-        raise FloatingPointError(f"a {what} is not finite in iteration {step}; nothing was updated with it")
+        raise FloatingPointError(f"a {what} is not finite in {where}; nothing was updated with it")
 
 
-def _update_policy(learner: Learner, part: Experience, config: PpoConfig) -> dict[str, float]:
-    logits = response_logits(learner.policy, part.batch, config.temperature)
-    log_probs, mask = chosen_log_probs(logits, part.batch.response_ids), part.batch.response_mask
-    result = policy_loss(log_probs, part.log_probs, part.advantages, mask, config.clip)
-    norm = _step(learner.policy, learner.policy_optimizer, result.loss, config.max_grad_norm, learner.step)
-    with torch.no_grad():
-        entropy = masked_mean(token_entropy(logits), mask)
-        moved = masked_mean(k3(part.log_probs, log_probs), mask)
-    return {
-        "policy_loss": float(result.loss.detach()),
-        "clipped_share": float(result.clipped.detach()),
-        "entropy": float(entropy),
-        "update_kl": float(moved),
-        "policy_grad_norm": norm,
-    }
+def _require_scores(scores: np.ndarray, answers: Sequence[Answer], step: int) -> None:
+    bad = np.flatnonzero(~np.isfinite(scores))
+    if len(bad):
+        text = answers[int(bad[0])].text
+        require_finite(torch.tensor(float(scores[bad[0]])), "score", f"iteration {step}, row {bad[0]}: {text[:80]!r}")
 
 
-def _update_value(learner: Learner, part: Experience, config: PpoConfig) -> dict[str, float]:
-    values = learner.value(part.batch)
-    result = value_loss(values, part.values, part.returns, part.batch.response_mask, config.value_clip)
-    norm = _step(learner.value, learner.value_optimizer, result.loss, config.max_grad_norm, learner.step)
-    return {
-        "value_loss": float(result.loss.detach()),
-        "value_clipped_share": float(result.clipped.detach()),
-        "value_grad_norm": norm,
-    }
+def _update_minibatch(
+    learner: Learner, part: Experience, config: PpoConfig, frozen: bool, where: str
+) -> dict[str, float]:
+    """One step of each optimiser, from gradients summed over groups of rows.
+
+    A group's loss is weighted by its share of the minibatch's tokens, so that the groups' gradients add up to that of
+    the whole minibatch.
+    """
+    learner.policy_optimizer.zero_grad(set_to_none=True)
+    learner.value_optimizer.zero_grad(set_to_none=True)
+    head = Head(learner.policy)
+    total = part.batch.response_mask.sum()
+    measured: dict[str, Tensor] = {}
+    for index in grouped(part.batch, learner.tokens):
+        group = _rows(part, index)
+        share = group.batch.response_mask.sum() / total
+        for name, value in _backward(learner, head, group, config, frozen, share, where).items():
+            measured[name] = measured.get(name, 0.0) + share * value
+    norms = _step(learner.value, learner.value_optimizer, config.max_grad_norm, "value_grad_norm", where)
+    if not frozen:
+        norms |= _step(learner.policy, learner.policy_optimizer, config.max_grad_norm, "policy_grad_norm", where)
+    return {**{name: float(value) for name, value in measured.items()}, **norms}
+
+
+def _backward(
+    learner: Learner, head: Head, part: Experience, config: PpoConfig, frozen: bool, share: Tensor, where: str
+) -> dict[str, Tensor]:
+    """Add a group's gradients to those of its minibatch; losses are means over the group's tokens."""
+    sequences, mask = Sequences.of(part.batch), part.batch.response_mask
+    shared = not isinstance(learner.value, ValueModel)
+    measured: dict[str, Tensor] = {}
+    loss = torch.zeros((), device=mask.device)
+    states: Tensor | None = None
+    if shared or not frozen:
+        with torch.set_grad_enabled(not frozen):
+            states = head.states(sequences)
+    if not frozen and states is not None:
+        view = token_view(head, states, sequences.targets, config.temperature)
+        log_probs = sequences.spread(view.log_probs)
+        result = policy_loss(log_probs, part.log_probs, part.advantages, mask, config.clip)
+        loss = loss + result.loss
+        measured |= {
+            "policy_loss": result.loss.detach(),
+            "clipped_share": result.clipped.detach(),
+            "entropy": view.entropy.mean(),
+            "update_kl": masked_mean(k3(part.log_probs, log_probs.detach()), mask),
+        }
+    values = learner.value(sequences) if states is None or not shared else learner.value.values(states)
+    critic = value_loss(sequences.spread(values), part.values, part.returns, mask, config.value_clip)
+    weight = config.critic.coefficient if isinstance(config.critic, SharedCritic) and not frozen else 1.0
+    loss = loss + weight * critic.loss
+    require_finite(loss, "loss", where)
+    (share * loss).backward()
+    return {**measured, "value_loss": critic.loss.detach(), "value_clipped_share": critic.clipped.detach()}
 
 
 def _step(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float, step: int
-) -> float:
-    require_finite(loss, "loss", step)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float, name: str, where: str
+) -> dict[str, float]:
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-    require_finite(norm, "gradient", step)
+    require_finite(norm, "gradient", where)
     optimizer.step()
-    return float(norm)
+    return {name: float(norm)}
 
 
 def _rows(experience: Experience, index: Tensor) -> Experience:
@@ -267,21 +379,16 @@ def _rows(experience: Experience, index: Tensor) -> Experience:
 
 
 def _describe(
-    scores: np.ndarray,
-    ended: np.ndarray,
-    kl: Tensor,
-    view: ReferenceView,
-    values: Tensor,
-    estimate: Advantages,
-    mask: Tensor,
+    scores: np.ndarray, ended: np.ndarray, view: View, estimate: Advantages, mask: Tensor
 ) -> dict[str, float]:
-    residual = masked_var(estimate.returns - values, mask)
+    residual = masked_var(estimate.returns - view.values, mask)
     return {
         "rm_score": float(scores.mean()),
         "rm_score_std": float(scores.std()),
-        "kl": float(kl.mean()),
-        "kl_k1": float(masked_sum(view.log_probs - view.ref_log_probs, mask, -1).mean()),
-        "kl_k3": float(masked_sum(k3(view.log_probs, view.ref_log_probs), mask, -1).mean()),
+        "kl": float(masked_sum(view.kl, mask, -1).mean()),
+        "kl_k1": float(masked_sum(view.log_probs - view.sft_log_probs, mask, -1).mean()),
+        "kl_k3": float(masked_sum(k3(view.log_probs, view.sft_log_probs), mask, -1).mean()),
+        "kl_to_reference": float(masked_sum(k3(view.log_probs, view.ref_log_probs), mask, -1).mean()),
         "tokens": float(mask.sum(-1).float().mean()),
         "ended_share": float(ended.mean()),
         "explained_variance": float(1 - residual / masked_var(estimate.returns, mask).clamp(min=1e-8)),
@@ -290,3 +397,18 @@ def _describe(
 
 def _shuffle(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=derive_seed("prompt order", seed, epoch))).permutation(count)
+
+
+def _save_parameters(model: PreTrainedModel, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: value.contiguous() for name, value in model.named_parameters()}, str(path))
+
+
+def _load_parameters(model: PreTrainedModel, path: Path) -> None:
+    from safetensors.torch import load_file
+
+    saved = load_file(str(path))
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            value.copy_(saved[name])

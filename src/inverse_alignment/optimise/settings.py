@@ -25,6 +25,40 @@ class AdaptiveKl(Section):
     horizon: float = Field(5000, gt=0, description="rollouts over which β may change by a factor of about e^0.2")
 
 
+class FrozenReference(Section):
+    """The KL is priced against the SFT policy."""
+
+    type: Literal["frozen"] = "frozen"
+
+
+class HardReference(Section):
+    """The KL is priced against a copy of the policy, taken anew now and then."""
+
+    type: Literal["hard"] = "hard"
+    every: int = Field(20, ge=1, description="iterations between two copies")
+
+
+class SoftReference(Section):
+    """The KL is priced against a moving average: `θ_ref ← (1 - α) θ_ref + α θ` (arXiv 2404.09656, eq. 4)."""
+
+    type: Literal["soft"] = "soft"
+    alpha: float = Field(0.05, gt=0, le=1, description="α, how much of the policy enters")
+    every: int = Field(1, ge=1, description="iterations between two updates")
+
+
+class SeparateCritic(Section):
+    """A value model with a trunk of its own, which starts as a copy of the policy's."""
+
+    type: Literal["separate"] = "separate"
+
+
+class SharedCritic(Section):
+    """A value head on the policy's trunk: half the memory, and one pass for log-probabilities and values."""
+
+    type: Literal["shared"] = "shared"
+    coefficient: float = Field(0.1, gt=0, description="weight of the value loss beside the policy loss")
+
+
 class PpoConfig(Section):
     """Proximal policy optimisation with a value model and generalised advantage estimation."""
 
@@ -36,6 +70,15 @@ class PpoConfig(Section):
     value_learning_rate: float = Field(1e-3, gt=0, description="AdamW on the value model, constant")
     kl: Annotated[FixedKl | AdaptiveKl, Field(discriminator="type")] = Field(
         FixedKl(), description="how the KL to the SFT policy is priced"
+    )
+    reference: Annotated[FrozenReference | HardReference | SoftReference, Field(discriminator="type")] = Field(
+        FrozenReference(), description="which policy the KL is priced against; the KL to SFT is reported in any case"
+    )
+    critic: Annotated[SeparateCritic | SharedCritic, Field(discriminator="type")] = Field(
+        SeparateCritic(), description="whose trunk the values are read from"
+    )
+    max_update_kl: float | None = Field(
+        None, gt=0, description="nats per token from the policy that sampled at which an iteration stops updating it"
     )
     clip: float = Field(0.2, gt=0, lt=1, description="ε of the clipped surrogate")
     value_clip: float = Field(

@@ -60,7 +60,8 @@ def _learner(
     from inverse_alignment.optimise.ppo import load_learner, new_learner
 
     device = pick_device(context.runtime.device)
-    learner = new_learner(place(policy, device), place(load_policy(inputs["reference"]), device), config.ppo)
+    sft = place(load_policy(inputs["reference"]), device)
+    learner = new_learner(place(policy, device), sft, config.ppo, context.runtime.training_tokens)
     reward_digest = external("reward", inputs["reward"]).digest
     first = 0
     if "state" in inputs:

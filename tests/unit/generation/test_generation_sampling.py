@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from inverse_alignment.core.batches import TokenBatch
+from inverse_alignment.core.batches import Sequences, TokenBatch
 from inverse_alignment.core.records import Prompt
 from inverse_alignment.core.seeding import uniforms
 from inverse_alignment.generation.answers import answer, batch_of, choose_prompts, roll_out
@@ -169,7 +169,8 @@ def test_padding_and_neighbours_move_neither_log_probs_nor_values_nor_kl(model):
     def look(batch):
         view = compare_with_reference(model, reference, batch, 1.0)
         with torch.no_grad():
-            return torch.stack([*view, value(batch)])
+            sequences = Sequences.of(batch)
+            return torch.stack([*view, sequences.spread(value(sequences))])
 
     together = look(batch)
     assert together[2][batch.response_mask].min() > 1e-4  # the two models do differ

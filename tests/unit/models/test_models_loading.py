@@ -10,6 +10,7 @@ import torch
 from transformers import LlamaForSequenceClassification
 
 from inverse_alignment.core.artifact import list_files
+from inverse_alignment.core.batches import Sequences
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.generation.answers import answer, batch_of
 from inverse_alignment.models.heads import ValueModel, load_optimizer, save_optimizer
@@ -203,7 +204,8 @@ def test_an_optimizer_that_never_stepped_can_be_saved(tmp_path):
 def test_a_value_model_starts_at_zero_as_a_copy_and_comes_back(tmp_path):
     policy = tiny.policy()
     value = ValueModel.from_policy(policy)
-    batch = batch_of(answer(policy, tiny.tokenizer(), tiny.PROMPTS, [1, 2, 3, 4], tiny.sampling()), 0, policy.device)
+    answers = answer(policy, tiny.tokenizer(), tiny.PROMPTS, [1, 2, 3, 4], tiny.sampling())
+    batch = Sequences.of(batch_of(answers, 0, policy.device))
     assert not value(batch).any()
     with torch.no_grad():
         value.head.weight.fill_(0.5)
