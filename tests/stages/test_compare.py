@@ -23,10 +23,13 @@ FLAGS = [
 ]
 
 
-def run(root: Path, arms=synthetic.ARMS, rounds=3, seeds=(0,), gold=True) -> tuple[Path, dict]:
+MANY = tuple(f"a source policy with a name of some length, number {number}" for number in range(59))
+
+
+def run(root: Path, arms=synthetic.ARMS, rounds=3, seeds=(0,), **made) -> tuple[Path, dict]:
     out = root / "out"
     out.mkdir(parents=True)
-    inputs = synthetic.make(root / "in", arms=arms, rounds=rounds, seeds=seeds, gold=gold)
+    inputs = synthetic.make(root / "in", arms=arms, rounds=rounds, seeds=seeds, **made)
     config = CompareStage(title="A comparison", arms=arms, seeds=seeds, rounds=rounds, config_digest="c" * 64)
     context = StageContext(out, root, FileReport(root / "metrics.jsonl"), RuntimeConfig())
     return out, build(inputs, config, context)
@@ -54,7 +57,14 @@ def test_same_artifacts_same_bytes(tmp_path):
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize(
-    "case", [{}, {"arms": ("none", "similarity"), "rounds": 1, "gold": False}], ids=["gold", "no gold"]
+    "case",
+    [
+        {},
+        {"arms": ("none", "similarity"), "rounds": 1, "gold": False},
+        {"arms": ("none", "similarity"), "gold": False, "audit": True, "sources": MANY},
+        {"audit": True, "seeds": (0, 1)},
+    ],
+    ids=["gold", "no gold", "audit", "gold and audit"],
 )
 def test_page_in_a_browser(tmp_path, case):
     sync_api = pytest.importorskip("playwright.sync_api")

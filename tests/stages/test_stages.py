@@ -43,7 +43,9 @@ from tests.stages import chain
 from tests.stages.chain import Chain
 
 CPU = torch.device("cpu")
-AUDITED = {f"audit_{name}" for name in ("score", "score_ci95", "accuracy", "agreement", "pairs", "correlation")}
+AUDITED = {
+    f"audit_{name}" for name in ("score", "score_ci95", "accuracy", "agreement", "agreement_pairs", "correlation")
+}
 MODEL_FILES = {"chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 
 
@@ -90,6 +92,7 @@ def test_preferences_have_five_splits_that_share_no_prompt(built):
     assert counted["pairs"] == 300 and counted == {
         "pairs": sum(len(pairs) for pairs in splits.values()),
         **{f"{name}_pairs": len(pairs) for name, pairs in splits.items()},
+        "other_rows": 0,
     }
 
 
@@ -258,8 +261,9 @@ def test_a_refused_refresh_hands_on_the_incumbents_very_bytes(branch):
     turned = [pair.model_copy(update={"chosen": pair.rejected, "rejected": pair.chosen}) for pair in known]
     write_jsonl(poisoned / "train.jsonl", turned)
     branch.made["preferences"] = poisoned
-    refused = chain.refresh(branch, "refused", chain.REFRESH.model_copy(update={"gate": chain.PAIRED}))
-    forced = chain.refresh(branch, "forced", chain.REFRESH.model_copy(update={"gate": GateOff()}))
+    long = chain.REFRESH.model_copy(update={"pairs_seen": 320})
+    refused = chain.refresh(branch, "refused", long.model_copy(update={"gate": chain.PAIRED}))
+    forced = chain.refresh(branch, "forced", long.model_copy(update={"gate": GateOff()}))
     incumbent = digest(branch.made["reward"] / "model")
     verdict = json.loads((refused / "gate.json").read_text())
     assert verdict["accepted"] is False and verdict["low"] <= 0 and verdict["gate"] == "paired"
@@ -434,7 +438,7 @@ def test_an_audit_scores_what_the_reward_model_scores(branch):
         chain.evaluate(branch, name, chain.EVALUATION, audit=model, ppo=branch.made["ppo"])
         audited[name] = json.loads((branch.made[name] / "evaluation.json").read_text())
         low, high = audited[name]["audit_score_ci95"]
-        assert low <= audited[name]["audit_score"] <= high and audited[name]["audit_pairs"] > 0
+        assert low <= audited[name]["audit_score"] <= high and audited[name]["audit_agreement_pairs"] > 0
         curve = rows(branch.made[name] / "curve.jsonl")
         assert [point["step"] for point in curve] == [2, 4]
         sign = {"own": 1, "turned": -1}.get(name)

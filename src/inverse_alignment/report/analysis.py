@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from inverse_alignment.report.comparison import Comparison, CurvePoint, Evaluation, Run, Start
+from inverse_alignment.report.comparison import Comparison, CurvePoint, Evaluation, Interval, Run, SourceAccuracy, Start
 
 NOT_YET = "–"
+SMALL_GROUP = 50  # pairs: the 95 % interval of a share near one half is ± 14 points
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ def percent(value: float | None, digits: int = 0) -> str:
 
 def path_of(start: Start, run: Run) -> list[CurvePoint]:
     """The way of a run from the SFT policy (step 0, KL 0) through PPO, in the order of steps."""
-    first = start.evaluation
-    points = [CurvePoint(step=0, gold=first.gold_reward, rm_score=first.rm_score, kl=0.0)]
-    return points + sorted((point for round_ in run.rounds for point in round_.curve), key=lambda point: point.step)
+    at = start.evaluation
+    first = CurvePoint(step=0, gold=at.gold_reward, rm_score=at.rm_score, audit_score=at.audit_score, kl=0.0)
+    return [first, *sorted((point for round_ in run.rounds for point in round_.curve), key=lambda point: point.step)]
 
 
 def paths_of(comparison: Comparison, arm: str) -> list[list[CurvePoint]]:
@@ -80,7 +81,8 @@ def mean_path(paths: Sequence[Sequence[CurvePoint]]) -> list[CurvePoint]:
     return [
         CurvePoint(
             step=step,
-            gold=mean(step, lambda point: point.gold),
+            gold=mean(step, GOLD.of_point),
+            audit_score=mean(step, AUDIT.of_point),
             rm_score=mean(step, lambda point: point.rm_score) or 0.0,
             kl=mean(step, lambda point: point.kl) or 0.0,
         )
@@ -88,24 +90,44 @@ def mean_path(paths: Sequence[Sequence[CurvePoint]]) -> list[CurvePoint]:
     ]
 
 
-def gold_noise(comparison: Comparison, arm: str) -> float:
-    """Half the width of the widest 95 % interval of an arm's final gold reward; 0 where there is none."""
-    widths = [run.final.gold_reward_ci95 for run in comparison.of_arm(arm)]
+@dataclass(frozen=True)
+class Yardstick:
+    """What the RM score is held against: something that rises with it only if the answers get better."""
+
+    name: str
+    of_point: Callable[[CurvePoint], float | None]
+    of_evaluation: Callable[[Evaluation], float | None]
+    interval: Callable[[Evaluation], Interval | None]
+
+
+GOLD = Yardstick("gold reward", lambda p: p.gold, lambda e: e.gold_reward, lambda e: e.gold_reward_ci95)
+AUDIT = Yardstick("audit score", lambda p: p.audit_score, lambda e: e.audit_score, lambda e: e.audit_score_ci95)
+
+
+def yardstick(comparison: Comparison) -> Yardstick | None:
+    """Gold where there is gold, else the audit model where there is one."""
+    return GOLD if comparison.has_gold else AUDIT if comparison.has_audit else None
+
+
+def noise(comparison: Comparison, arm: str, held_against: Yardstick) -> float:
+    """Half the width of the widest 95 % interval of an arm's final value; 0 where there is none."""
+    widths = [held_against.interval(run.final) for run in comparison.of_arm(arm)]
     return max(((high - low) / 2 for low, high in filter(None, widths)), default=0.0)
 
 
-def overoptimised_from(path: Sequence[CurvePoint], noise: float) -> int | None:
-    """Index of the point after which gold reward fell while the RM score rose (arXiv 2210.10760), or None.
+def overoptimised_from(path: Sequence[CurvePoint], noise: float, held_against: Yardstick = GOLD) -> int | None:
+    """Index of the point after which the yardstick fell while the RM score rose (arXiv 2210.10760), or None.
 
     Both are smoothed over three points first. The fall from the peak to the end has to exceed `noise`.
     """
-    if len(path) < 4 or any(point.gold is None for point in path):
+    values = [value for point in path if (value := held_against.of_point(point)) is not None]
+    if len(path) < 4 or len(values) < len(path):
         return None
-    gold = _smooth([point.gold or 0.0 for point in path])
+    true = _smooth(values)
     proxy = _smooth([point.rm_score for point in path])
-    peak = max(range(len(gold)), key=gold.__getitem__)
-    fell = gold[peak] - gold[-1] > noise
-    return peak if fell and proxy[-1] > proxy[peak] and peak < len(gold) - 1 else None
+    peak = max(range(len(true)), key=true.__getitem__)
+    fell = true[peak] - true[-1] > noise
+    return peak if fell and proxy[-1] > proxy[peak] and peak < len(true) - 1 else None
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
@@ -142,6 +164,37 @@ def difference(comparison: Comparison, arm: str, baseline: str) -> Difference | 
 def finals(comparison: Comparison, arm: str, value: Callable[[Evaluation], float | None]) -> Mean | None:
     """One value of an arm's final evaluations over its seeds."""
     return mean_of(value(run.final) for run in comparison.of_arm(arm))
+
+
+@dataclass(frozen=True)
+class SourceShare:
+    """Held-out pairs in which one source policy wrote an answer, and how many of them are ranked as labelled."""
+
+    source: str
+    pairs: int
+    longer_wins: float | None
+    arms: tuple[float | None, ...]
+
+    @property
+    def is_small(self) -> bool:
+        """Whether chance alone moves its shares by more than is worth reading."""
+        return self.pairs < SMALL_GROUP
+
+
+def by_source(comparison: Comparison) -> list[SourceShare]:
+    """Every source policy with the share of every arm's last reward models, seed means; most pairs first."""
+    of_arm = [[run.final.offline_by_source for run in comparison.of_arm(arm)] for arm in comparison.arms]
+    first = {source: found for seeds in of_arm for seed in seeds for source, found in seed.items()}
+
+    def share(seeds: Sequence[Mapping[str, SourceAccuracy]], source: str) -> float | None:
+        mean = mean_of(seed[source].rm_accuracy for seed in seeds if source in seed)
+        return mean.mean if mean else None
+
+    rows = [
+        SourceShare(source, found.pairs, found.longer_wins, tuple(share(seeds, source) for seeds in of_arm))
+        for source, found in first.items()
+    ]
+    return sorted(rows, key=lambda row: (-row.pairs, row.source))
 
 
 def best_arm(comparison: Comparison) -> str:

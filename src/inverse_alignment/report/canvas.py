@@ -162,8 +162,8 @@ def room_for(labels: Sequence[str]) -> float:
 
 
 def shorten(text: str, most: int = 22) -> str:
-    """A label that fits beside an axis."""
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    """A label that fits beside an axis; names often differ at their ends, so the middle goes."""
+    return text if len(text) <= most else f"{text[: most - 7]}…{text[-6:]}"
 
 
 def literal(text: str) -> str:

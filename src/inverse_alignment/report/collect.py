@@ -44,9 +44,9 @@ def collect(
     """Read everything the report shows.
 
     Args:
-        inputs: artifact folders by name: `preferences`, `sft.s{seed}`, `reward.s{seed}`, `start.s{seed}`, and for every
-            arm, seed and round `ppo.{arm}.s{seed}.r{round}` and `evaluate.…`; `select.…` and `refresh.…` too where the
-            arm refreshes its reward model.
+        inputs: artifact folders by name: `preferences`, `sft.s{seed}`, `reward.s{seed}`, `start.s{seed}`, and
+            `audit.s{seed}` where there is an audit model; for every arm, seed and round `ppo.{arm}.s{seed}.r{round}`
+            and `evaluate.…`; `select.…` and `refresh.…` too where the arm refreshes its reward model.
 
     Raises:
         UserError: an artifact or one of its files is missing or cannot be read; it is named.

@@ -45,7 +45,15 @@ class Evaluation(Reading):
     kl_to_sft: float = Field(description="nats per answer")
     response_tokens: float
     ended_share: float
+    audit_score: float | None = Field(None, description="of a reward model that nothing was optimised against, in sd")
+    audit_score_ci95: Interval | None = Field(None, description="over prompts of this one policy")
+    audit_accuracy: float | None = Field(None, description="of the audit model on the held-out offline pairs")
+    audit_agreement: float | None = Field(
+        None, description="share of pairs of answers to one prompt that both reward models rank alike"
+    )
+    audit_correlation: float | None = None
     offline_accuracy: float | None = None
+    offline_pairs: int | None = None
     longer_wins_accuracy: float | None = None
     offline_by_source: dict[str, SourceAccuracy] = {}
     on_policy_accuracy: float | None = None
@@ -56,12 +64,13 @@ class Evaluation(Reading):
 
 
 class Sample(Reading):
-    """One answer, with what gold and reward model say of it."""
+    """One answer, with what gold and reward models say of it."""
 
     prompt: str
     response: str
     gold: float | None = None
     rm_score: float
+    audit_score: float | None = None
 
 
 class CurvePoint(Reading):
@@ -70,6 +79,7 @@ class CurvePoint(Reading):
     step: int
     gold: float | None = None
     rm_score: float
+    audit_score: float | None = None
     kl: float
 
 
@@ -178,6 +188,12 @@ class Comparison(Part):
     def has_gold(self) -> bool:
         """Whether every final policy has a gold reward."""
         return all(run.final.gold_reward is not None for run in self.runs)
+
+    @property
+    def has_audit(self) -> bool:
+        """Whether every first and final policy was scored by an audit model."""
+        evaluations = [*(start.evaluation for start in self.starts), *(run.final for run in self.runs)]
+        return all(evaluation.audit_score is not None for evaluation in evaluations)
 
     def of_arm(self, arm: str) -> list[Run]:
         """The runs of one arm, in the order of the seeds."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from inverse_alignment.report import analysis, canvas
 from inverse_alignment.report.analysis import mean_of, percent
@@ -17,107 +18,137 @@ if TYPE_CHECKING:
     from matplotlib.ticker import Locator
 
 MOST_ROWS = 24
+SCORE, GOLD_UNIT = "sd of the SFT answers' scores", "gold reward, points per answer"
 NARROW = 280.0  # points; a third of the page, so that type is as large as in wider pictures
 Value = Callable[[CurvePoint], float | None]
+AUDIT_DASHES = (0, (3, 1.6))
 
 
-def gold_of(point: CurvePoint) -> float | None:
-    """Gold reward of a point of the way."""
-    return point.gold
+@dataclass(frozen=True)
+class Curve:
+    """A value on the way through PPO: how its lines look, how their ends are called, and what marks it after rounds."""
+
+    value: Value
+    dashes: Any = "-"
+    suffix: str = ""
+    marked: analysis.Yardstick | None = None
 
 
-def proxy_of(point: CurvePoint) -> float | None:
-    """RM score of a point of the way."""
-    return point.rm_score
+GOLD = Curve(analysis.GOLD.of_point, marked=analysis.GOLD)
+PROXY = Curve(lambda point: point.rm_score)
+AUDIT = Curve(analysis.AUDIT.of_point, AUDIT_DASHES, " audit", analysis.AUDIT)
 
 
 def rewards_by_step(comparison: Comparison) -> list[Picture]:
-    """Gold reward, if there is one, and RM score against the PPO step."""
-    pictures = [_by_step(comparison, "proxy-step", "RM score by PPO step", proxy_of, "RM score, sd of the SFT answers")]
+    """Gold reward, if there is one, and the scores of the reward models against the PPO step."""
+    pictures = [_by_step(comparison, "proxy-step", f"{_scores(comparison)} by PPO step", _rivals(comparison), SCORE)]
     if comparison.has_gold:
-        gold = _by_step(comparison, "gold-step", "Gold reward by PPO step", gold_of, "gold reward, points per answer")
-        pictures.insert(0, gold)
+        pictures.insert(0, _by_step(comparison, "gold-step", "Gold reward by PPO step", [GOLD], GOLD_UNIT))
     return pictures
 
 
 def rewards_by_kl(comparison: Comparison) -> list[Picture]:
     """The same against the distance from the SFT policy, the view of arXiv 2210.10760."""
-    pictures = [_by_kl(comparison, "proxy-kl", "RM score by distance", proxy_of, "RM score, sd of the SFT answers")]
+    pictures = [_by_kl(comparison, "proxy-kl", f"{_scores(comparison)} by distance", _rivals(comparison), SCORE)]
     if comparison.has_gold:
-        pictures.insert(
-            0, _by_kl(comparison, "gold-kl", "Gold reward by distance", gold_of, "gold reward, points per answer")
-        )
+        pictures.insert(0, _by_kl(comparison, "gold-kl", "Gold reward by distance", [GOLD], GOLD_UNIT))
     return pictures
 
 
-def _by_step(comparison: Comparison, name: str, title: str, value: Value, unit: str) -> Picture:
+def _scores(comparison: Comparison) -> str:
+    return "RM score and audit score" if comparison.has_audit else "RM score"
+
+
+def _rivals(comparison: Comparison) -> list[Curve]:
+    """The score that PPO raises and, in the same unit, the one that nothing is optimised against."""
+    return [PROXY, AUDIT] if comparison.has_audit else [PROXY]
+
+
+def _by_step(comparison: Comparison, name: str, title: str, curves: Sequence[Curve], unit: str) -> Picture:
     def paint(axes: Axes) -> None:
         ends = []
         for index, arm in enumerate(comparison.arms):
             paths = analysis.paths_of(comparison, arm)
-            mean = [(float(p.step), v) for p in analysis.mean_path(paths) if (v := value(p)) is not None]
-            _seed_lines(
-                axes, [[(float(p.step), v) for p in path if (v := value(p)) is not None] for path in paths], index
-            )
-            _band(axes, paths, value, index)
-            _line(axes, mean, index)
-            if name.startswith("gold"):
-                _intervals(axes, comparison, arm, index)
-            ends.append((mean[-1][1], canvas.shorten(canvas.literal(arm)), arm_colour(index)))
+            for curve in curves:
+                lines = [_by(path, curve.value, lambda point: float(point.step)) for path in paths]
+                mean = _by(analysis.mean_path(paths), curve.value, lambda point: float(point.step))
+                if len(curves) == 1:
+                    _seed_lines(axes, lines, index)
+                _band(axes, paths, curve.value, index)
+                _line(axes, mean, index, curve.dashes)
+                if curve.marked:
+                    _intervals(axes, comparison, arm, index, curve)
+                ends.append((mean[-1][1], _end_label(arm, curve), arm_colour(index)))
         _mark_rounds(axes, comparison)
         axes.set_xlabel("PPO step, over all rounds")
         canvas.caption(axes, unit)
         axes.margins(y=0.08)
         canvas.label_ends(axes, ends)
 
-    return canvas.draw(name, title, _ends_in_words(comparison, value), _size(comparison), paint)
+    return canvas.draw(name, title, _ends_in_words(comparison, curves), _size(comparison, curves=curves), paint)
 
 
-def _by_kl(comparison: Comparison, name: str, title: str, value: Value, unit: str) -> Picture:
+def _by_kl(comparison: Comparison, name: str, title: str, curves: Sequence[Curve], unit: str) -> Picture:
+    held_against = analysis.yardstick(comparison)
+
     def paint(axes: Axes) -> None:
+        ends = []
         for index, arm in enumerate(comparison.arms):
             paths = analysis.paths_of(comparison, arm)
             mean = analysis.mean_path(paths)
-            _seed_lines(axes, [_against_kl(path, value) for path in paths], index)
-            _line(axes, _against_kl(mean, value), index)
-            start = analysis.overoptimised_from(mean, analysis.gold_noise(comparison, arm))
-            if start is not None:
-                xs, ys = zip(*_against_kl(mean[start:], value), strict=True)
-                axes.plot(xs, ys, color=arm_colour(index), linewidth=9, alpha=0.22, zorder=1)
+            for curve in curves:
+                if len(curves) == 1:
+                    _seed_lines(axes, [_by(path, curve.value, _distance) for path in paths], index)
+                points = _by(mean, curve.value, _distance)
+                _line(axes, points, index, curve.dashes)
+                face = PAPER if curve.suffix else arm_colour(index)
+                style = {"marker": canvas.MARKERS[index], "color": face, "markeredgecolor": arm_colour(index)}
+                axes.plot(*points[-1], markersize=6, zorder=5, **style)  # type: ignore[arg-type]
+                ends.append((points[-1][1], _end_label(arm, curve), arm_colour(index)))
+            if held_against and (start := _overoptimised(comparison, arm, mean, held_against)) is not None:
+                for curve in curves:
+                    xs, ys = zip(*_by(mean[start:], curve.value, _distance), strict=True)
+                    axes.plot(xs, ys, color=arm_colour(index), linewidth=9, alpha=0.22, zorder=1)
         axes.set_xlabel("√KL to the SFT policy, √nats per answer")
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(_locator())
         canvas.caption(axes, unit)
         axes.margins(y=0.08)
-        _label_path_ends(axes, comparison, value)
+        axes.set_xlim(right=axes.get_xlim()[1])
+        canvas.label_ends(axes, ends)
 
-    return canvas.draw(name, title, _ends_in_words(comparison, value), _size(comparison), paint)
-
-
-def _against_kl(path: Sequence[CurvePoint], value: Value) -> list[tuple[float, float]]:
-    return [(math.sqrt(max(p.kl, 0.0)), v) for p in path if (v := value(p)) is not None]
+    return canvas.draw(name, title, _ends_in_words(comparison, curves), _size(comparison, curves=curves), paint)
 
 
-def _label_path_ends(axes: Axes, comparison: Comparison, value: Value) -> None:
-    ends = []
-    for index, arm in enumerate(comparison.arms):
-        points = _against_kl(analysis.mean_path(analysis.paths_of(comparison, arm)), value)
-        axes.plot(*points[-1], marker=canvas.MARKERS[index], color=arm_colour(index), markersize=6, zorder=5)
-        ends.append((points[-1][1], canvas.shorten(canvas.literal(arm)), arm_colour(index)))
-    axes.set_xlim(right=axes.get_xlim()[1])
-    canvas.label_ends(axes, ends)
+def _overoptimised(
+    comparison: Comparison, arm: str, mean: Sequence[CurvePoint], held_against: analysis.Yardstick
+) -> int | None:
+    return analysis.overoptimised_from(mean, analysis.noise(comparison, arm, held_against), held_against)
 
 
-def _ends_in_words(comparison: Comparison, value: Value) -> str:
-    parts = []
-    for arm in comparison.arms:
+def _by(path: Sequence[CurvePoint], value: Value, x: Callable[[CurvePoint], float]) -> list[tuple[float, float]]:
+    return [(x(point), v) for point in path if (v := value(point)) is not None]
+
+
+def _distance(point: CurvePoint) -> float:
+    return math.sqrt(max(point.kl, 0.0))
+
+
+def _end_label(arm: str, curve: Curve) -> str:
+    return canvas.shorten(canvas.literal(arm), 22 - len(curve.suffix)) + curve.suffix
+
+
+def _ends_in_words(comparison: Comparison, curves: Sequence[Curve]) -> str:
+    def ends(arm: str, curve: Curve) -> str:
         paths = analysis.paths_of(comparison, arm)
-        parts.append(f"{arm} ends at {analysis.with_sd(mean_of(value(path[-1]) for path in paths))}")
+        return f"{arm}{curve.suffix} ends at {analysis.with_sd(mean_of(curve.value(path[-1]) for path in paths))}"
+
+    parts = [ends(arm, curve) for arm in comparison.arms for curve in curves]
     return f"{analysis.seeds_label(len(comparison.seeds))}: {', '.join(parts)}"
 
 
-def _size(comparison: Comparison, columns: int = 2) -> Size:
-    right = canvas.room_for([canvas.shorten(arm) for arm in comparison.arms])
+def _size(comparison: Comparison, columns: int = 2, curves: Sequence[Curve] = (PROXY,)) -> Size:
+    right = canvas.room_for([_end_label(arm, curve) for arm in comparison.arms for curve in curves])
     return Size(right=right) if columns == 2 else Size(width=NARROW, height=190, right=right, left=34)
 
 
@@ -126,10 +157,10 @@ def columns_for(pictures: int) -> int:
     return 2 if pictures in (1, 2, 4) else 3
 
 
-def _line(axes: Axes, points: Sequence[tuple[float, float]], index: int) -> None:
+def _line(axes: Axes, points: Sequence[tuple[float, float]], index: int, dashes: Any = "-") -> None:
     if points:
         xs, ys = zip(*points, strict=True)
-        axes.plot(xs, ys, color=arm_colour(index), zorder=4)
+        axes.plot(xs, ys, color=arm_colour(index), linestyle=dashes, zorder=4)
 
 
 def _seed_lines(axes: Axes, paths: Sequence[Sequence[tuple[float, float]]], index: int) -> None:
@@ -152,26 +183,27 @@ def _band(axes: Axes, paths: Sequence[Sequence[CurvePoint]], value: Value, index
     axes.fill_between(steps, low, high, color=arm_colour(index), alpha=0.14, linewidth=0, zorder=1)
 
 
-def _intervals(axes: Axes, comparison: Comparison, arm: str, index: int) -> None:
-    """Gold reward of the full evaluation after each round, with its interval over prompts and samples for one seed."""
-    runs = comparison.of_arm(arm)
+def _intervals(axes: Axes, comparison: Comparison, arm: str, index: int, curve: Curve) -> None:
+    """The full evaluation after each round, with its interval over prompts for one seed."""
+    runs, measured = comparison.of_arm(arm), curve.marked
+    assert measured is not None
     shift = (index - (len(comparison.arms) - 1) / 2) * _last_step(comparison) * 0.012
     for position, end in enumerate(_round_ends(comparison)):
         evaluations = [run.rounds[position].evaluation for run in runs]
-        gold = mean_of(e.gold_reward for e in evaluations)
-        if gold is None:
+        value = mean_of(measured.of_evaluation(e) for e in evaluations)
+        if value is None:
             continue
         axes.plot(
             end + shift,
-            gold.mean,
+            value.mean,
             marker=canvas.MARKERS[index],
             markersize=5,
-            color=arm_colour(index),
-            markeredgecolor=PAPER,
+            color=PAPER if curve.suffix else arm_colour(index),
+            markeredgecolor=arm_colour(index) if curve.suffix else PAPER,
             markeredgewidth=0.8,
             zorder=6,
         )
-        interval = evaluations[0].gold_reward_ci95
+        interval = measured.interval(evaluations[0])
         if len(runs) == 1 and interval is not None:
             axes.plot([end + shift] * 2, interval, color=arm_colour(index), linewidth=1.1, zorder=5)
 
@@ -344,13 +376,14 @@ def _shares(comparison: Comparison, arm: str) -> list[tuple[str, float, list[flo
         )
         for source in sources
     ]
-    return sorted(rows, key=lambda row: (-row[1], row[0]))[:MOST_ROWS]
+    return sorted(rows, key=lambda row: (-row[1], row[0]))
 
 
 def _selection(
-    arm: str, index: int, rows: Sequence[tuple[str, float, list[float]]], rounds: int, most: float
+    arm: str, index: int, every: Sequence[tuple[str, float, list[float]]], rounds: int, most: float
 ) -> Picture:
-    furthest = max(rows, key=lambda row: row[2][-1] - row[1])
+    rows = every[:MOST_ROWS]
+    furthest = max(every, key=lambda row: row[2][-1] - row[1])
     words = (
         f"in the last round it leans most towards {furthest[0]}: {percent(furthest[2][-1])} of the selection, "
         f"{percent(furthest[1])} of the pool"
@@ -370,7 +403,7 @@ def _selection(
         _percents(axes.xaxis)
         axes.grid(visible=False)
         axes.set_xlabel("share of the answers")
-        canvas.caption(axes, "source policy")
+        canvas.caption(axes, f"source policy{_of(rows, every)}")
 
     size = Size(width=NARROW, height=68 + 24 * len(rows), left=_row_room([source for source, _, _ in rows]))
     return canvas.draw(f"selection-{index}", f"Pairs picked by {arm}", words, size, paint)
@@ -483,55 +516,62 @@ def _by_round(comparison: Comparison, arm: str) -> list[list[Round]]:
 
 
 def accuracy_by_source(comparison: Comparison) -> Picture | None:
-    """Held-out pairs by source policy: every arm's last reward model beside the rule that the longer answer wins."""
-    finals = [run.final.offline_by_source for run in comparison.runs]
-    pairs = {source: found.pairs for final in finals for source, found in final.items()}
-    sources = sorted(pairs, key=lambda source: (-pairs[source], source))[:MOST_ROWS]
-    if not sources:
-        return None
+    """Held-out pairs by source policy: every arm's last reward model beside the rule that the longer answer wins.
 
-    def mean(arm: str, source: str, longer: bool) -> float | None:
-        rows = [run.final.offline_by_source.get(source) for run in comparison.of_arm(arm)]
-        value = mean_of((row.longer_wins if longer else row.rm_accuracy) for row in rows if row)
-        return value.mean if value else None
+    The source policies with most pairs; the marks of small groups are pale.
+    """
+    every = analysis.by_source(comparison)
+    rows = every[:MOST_ROWS]
+    if not rows:
+        return None
 
     def paint(axes: Axes) -> None:
         axes.axvline(0.5, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
-        arms = comparison.arms
-        for row, source in enumerate(sources):
-            longer = mean(arms[0], source, longer=True)
-            found = [
-                (index, value)
-                for index, arm in enumerate(arms)
-                if (value := mean(arm, source, longer=False)) is not None
-            ]
-            values = [value for _, value in found] + ([longer] if longer is not None else [])
-            if values:
-                axes.plot([min(values), max(values)], [row, row], color=RULE, linewidth=2.2, zorder=1)
-            if longer is not None:
-                axes.plot(longer, row, marker="D", markersize=5, color=PAPER, markeredgecolor=INK, zorder=3)
-            for index, value in found:
-                y = row + (index - (len(arms) - 1) / 2) * 0.22
-                style = {"marker": canvas.MARKERS[index], "color": arm_colour(index), "markeredgecolor": PAPER}
-                axes.plot(value, y, markersize=6.5, zorder=4, **style)  # type: ignore[arg-type]
-        axes.set_yticks(range(len(sources)), [_with_pairs(source, pairs[source]) for source in sources])
-        axes.set_ylim(len(sources) - 0.4, -0.6)
+        for place, row in enumerate(rows):
+            _source_marks(axes, place, row)
+        axes.set_yticks(range(len(rows)), [_with_pairs(row) for row in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
         _percents(axes.xaxis)
         axes.grid(visible=False)
-        axes.set_xlabel("held-out pairs in which the chosen answer wins")
-        canvas.caption(axes, "source policy (pairs)")
+        axes.set_xlabel("held-out pairs in which the chosen answer wins", loc="right")
+        canvas.caption(axes, f"source policy (pairs){_of(rows, every)}")
 
-    size = Size(
-        width=360, height=68 + 22 * len(sources), left=_row_room(_with_pairs(s, pairs[s]) for s in sources) + 14
-    )
-    words = (
-        f"{len(sources)} source policies; arms {', '.join(comparison.arms)} beside the rule that the longer answer wins"
-    )
+    left = 20 + 0.58 * SMALL * max(len(_with_pairs(row)) for row in rows)
+    size = Size(width=360, height=68 + 22 * len(rows), left=left)
+    arms = ", ".join(comparison.arms)
+    words = f"{len(every)} source policies; arms {arms} beside the rule that the longer answer wins"
     return canvas.draw("source", "RM accuracy by source policy", words, size, paint)
 
 
-def _with_pairs(source: str, pairs: int) -> str:
-    return f"{canvas.shorten(canvas.literal(source), 18)} ({pairs})"
+def _source_marks(axes: Axes, place: int, row: analysis.SourceShare) -> None:
+    strength = 0.35 if row.is_small else 1.0
+    found = [(index, value) for index, value in enumerate(row.arms) if value is not None]
+    values = [value for _, value in found] + ([] if row.longer_wins is None else [row.longer_wins])
+    if values:
+        axes.plot([min(values), max(values)], [place, place], color=RULE, linewidth=2.2, zorder=1)
+    if row.longer_wins is not None:
+        axes.plot(
+            row.longer_wins,
+            place,
+            marker="D",
+            markersize=5,
+            color=PAPER,
+            markeredgecolor=INK,
+            alpha=strength,
+            zorder=3,
+        )
+    for index, value in found:
+        y = place + (index - (len(row.arms) - 1) / 2) * 0.22
+        style = {"marker": canvas.MARKERS[index], "color": arm_colour(index), "markeredgecolor": PAPER}
+        axes.plot(value, y, markersize=6.5, alpha=strength, zorder=4, **style)  # type: ignore[arg-type]
+
+
+def _with_pairs(row: analysis.SourceShare) -> str:
+    return f"{canvas.shorten(canvas.literal(row.source))} ({row.pairs:,})"
+
+
+def _of(shown: Sequence[Any], every: Sequence[Any]) -> str:
+    return "" if len(shown) == len(every) else f", the first {len(shown)} of {len(every)}"
 
 
 def training(comparison: Comparison) -> list[Picture]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from inverse_alignment.report.analysis import (
+    SMALL_GROUP,
     Difference,
+    Mean,
     accepted_of,
     best_arm,
+    by_source,
     difference,
     finals,
     mean_of,
@@ -46,7 +49,7 @@ def _with_gold(comparison: Comparison) -> Headline:
     else:
         verdict = f"“{best}” ends with the highest gold reward, {with_sd(gold)} at {with_sd(kl, 1)} nats of KL to SFT."
     findings = [f"The SFT policy all arms start from has gold reward {with_sd(start)}."] if start else []
-    findings += _refresh_findings(comparison)
+    findings += [*_refresh_findings(comparison), *_audit_finding(comparison)]
     return Headline(verdict, tuple(findings), _caveat(comparison))
 
 
@@ -108,6 +111,7 @@ def _without_gold(comparison: Comparison) -> Headline:
         verdict = f"The last reward models agree with {between} of the held-out preferences{beside}."
     findings = [
         "There is no gold reward here: nobody knows which policy is better, so no arm is called the winner.",
+        *_audit_finding(comparison),
         *(_beats_length(comparison, arm) for arm in comparison.arms),
     ]
     gates = [f"“{arm}” {a} of {n}" for arm in comparison.arms for a, n in [accepted_of(comparison, arm)] if n]
@@ -116,12 +120,37 @@ def _without_gold(comparison: Comparison) -> Headline:
 
 
 def _beats_length(comparison: Comparison, arm: str) -> str:
-    sources = [source for run in comparison.of_arm(arm) for source in run.final.offline_by_source.values()]
-    both = [(s.rm_accuracy, s.longer_wins) for s in sources if s.rm_accuracy is not None and s.longer_wins is not None]
-    if not both:
+    place = comparison.arms.index(arm)
+    large = [
+        (row.arms[place] or 0.0, row.longer_wins)
+        for row in by_source(comparison)
+        if row.longer_wins is not None and row.arms[place] is not None and not row.is_small
+    ]
+    if not large:
         return ""
-    wins = sum(rm > longer for rm, longer in both)
-    return f"“{arm}”: the reward model beats “longer answer wins” on {wins} of {len(both)} source policies."
+    wins = sum(rm > longer for rm, longer in large)
+    return (
+        f"“{arm}”: the reward model beats “longer answer wins” on {wins} of {len(large)} source policies "
+        f"with {SMALL_GROUP} held-out pairs or more."
+    )
+
+
+def _audit_finding(comparison: Comparison) -> list[str]:
+    """By how much the score rose under the model that PPO raised it for, and under the one that only looks on."""
+    if not comparison.has_audit:
+        return []
+    starts = [start.evaluation for start in comparison.starts]
+    before = mean_of(e.rm_score for e in starts), mean_of(e.audit_score for e in starts)
+
+    def rise(after: Mean | None, start: Mean | None) -> str:
+        return number(after.mean - start.mean if after and start else None, sign=True)
+
+    parts = [
+        f"“{arm}” {rise(finals(comparison, arm, lambda e: e.rm_score), before[0])} by its own reward model and "
+        f"{rise(finals(comparison, arm, lambda e: e.audit_score), before[1])} by the audit model"
+        for arm in comparison.arms
+    ]
+    return [f"Rise of the score from the SFT policy to the last one, in sd: {'; '.join(parts)}."]
 
 
 def _caveat(comparison: Comparison) -> str:

@@ -14,10 +14,12 @@ from inverse_alignment.report import analysis, figures
 from inverse_alignment.report.analysis import finals, mean_of, number, percent, with_sd
 from inverse_alignment.report.comparison import Comparison, Evaluation, Gate, Node, Sample
 from inverse_alignment.report.headline import headline
-from inverse_alignment.report.table import accuracy_cell, cells, gate_cell
+from inverse_alignment.report.table import accuracy_cell, gate_cell
 
 TEMPLATES = Path(__file__).parent / "templates"
-MOST_TABLE_ROWS = 40
+MOST_TABLE_ROWS = 200
+MOST_LISTED = 12
+SHARES = {"longer_wins", "kept_after_tokenisation"}
 NARROW_COLUMNS = 4  # a data table with more takes the whole width of the page
 
 
@@ -44,13 +46,19 @@ def render(comparison: Comparison) -> str:
         headline=headline(comparison),
         tiles=[_tile(comparison, arm) for arm in comparison.arms],
         start=_start_tile(comparison),
+        rewards_lead=_rewards_lead(comparison),
         overoptimised=_overoptimised(comparison),
         figures=_figures(comparison),
         answers=_answers(comparison),
         lanes=[_lineage(comparison, seed) for seed in comparison.seeds],
+        columns=_columns(comparison),
         rows=_rows(comparison),
+        audits=_audit_rows(comparison),
         gates=_gate_rows(comparison),
         sources=_source_rows(comparison),
+        every_source=_all_sources(comparison),
+        small_group=analysis.SMALL_GROUP,
+        most_rows=figures.MOST_ROWS,
         statistics=statistics_tables(comparison.statistics),
         seeds=analysis.seeds_label(len(comparison.seeds)),
     )
@@ -88,6 +96,8 @@ def _tile(comparison: Comparison, arm: str) -> Tile:
     main = final("gold_reward") if comparison.has_gold else final("offline_accuracy")
     accepted, refreshes = analysis.accepted_of(comparison, arm)
     facts = [("KL to SFT", f"{with_sd(final('kl_to_sft'), 1)} nats"), ("RM score", with_sd(final("rm_score")))]
+    if comparison.has_audit:
+        facts.append(("audit score", with_sd(final("audit_score"))))
     if comparison.has_gold:
         on_policy = final("on_policy_accuracy")
         facts.append(("RM right, on-policy", percent(on_policy.mean if on_policy else None)))
@@ -110,6 +120,8 @@ def _start_tile(comparison: Comparison) -> Tile:
     main = mean_of(e.gold_reward if comparison.has_gold else e.offline_accuracy for e in evaluations)
     accuracy = mean_of(e.on_policy_accuracy for e in evaluations)
     facts = [("KL to SFT", "0 nats"), ("RM score", with_sd(mean_of(e.rm_score for e in evaluations)))]
+    if comparison.has_audit:
+        facts.append(("audit score", with_sd(mean_of(e.audit_score for e in evaluations))))
     if comparison.has_gold:
         facts.append(("RM right, on-policy", percent(accuracy.mean if accuracy else None)))
     else:
@@ -118,17 +130,39 @@ def _start_tile(comparison: Comparison) -> Tile:
     return Tile("SFT start", -1, *_main(comparison, main), tuple(facts))
 
 
+def _rewards_lead(comparison: Comparison) -> str:
+    """What the scores are, and what a rising one is evidence of."""
+    known = comparison.has_gold or comparison.has_audit
+    said = ["PPO raises the RM score, the proxy." if known else "PPO raises the RM score."]
+    if comparison.has_gold:
+        said.append("Gold reward says what the answers are worth.")
+    if comparison.has_audit:
+        said.append(
+            "The audit score is that of a second reward model, trained alike on other prompts, which nothing is "
+            "optimised against: what only the proxy likes does not raise it. One audit model scores all arms of a "
+            "seed. It is not gold: what both models get wrong alike raises both."
+        )
+    if not known:
+        said.append("Without a gold reward a rising score is not evidence of better answers.")
+    said.append(
+        "A score is in standard deviations of what the same model gives the SFT policy's answers; a refresh changes "
+        "the model behind the RM score, so it may jump where a round begins."
+    )
+    return " ".join(said)
+
+
 def _overoptimised(comparison: Comparison) -> list[str]:
-    """Where gold falls while the RM score rises, in words, arm by arm."""
-    found = []
-    for arm in comparison.arms if comparison.has_gold else ():
+    """Where gold, or without gold the audit score, falls while the RM score rises, in words, arm by arm."""
+    held_against, found = analysis.yardstick(comparison), []
+    for arm in comparison.arms if held_against else ():
+        assert held_against is not None
         path = analysis.mean_path(analysis.paths_of(comparison, arm))
-        start = analysis.overoptimised_from(path, analysis.gold_noise(comparison, arm))
+        start = analysis.overoptimised_from(path, analysis.noise(comparison, arm, held_against), held_against)
         if start is not None:
             distance = number(max(path[start].kl, 0.0) ** 0.5, 1)
             found.append(
-                f"{arm}: past step {path[start].step} (√KL {distance}) gold reward falls by more than its evaluation's "
-                "noise while the RM score still rises."
+                f"{arm}: past step {path[start].step} (√KL {distance}) the {held_against.name} falls by more than its "
+                "evaluation's noise while the RM score still rises."
             )
     return found
 
@@ -181,11 +215,13 @@ class Lane:
 
 def _lineage(comparison: Comparison, seed: int) -> Lane:
     nodes = comparison.lineage
-    shared = (
-        Step("preferences", nodes["preferences"]),
-        Step("policy 0, SFT", nodes[f"sft.s{seed}"]),
-        Step("reward model 0", nodes[f"reward.s{seed}"]),
-    )
+    names = {
+        "preferences": "preferences",
+        f"sft.s{seed}": "policy 0, SFT",
+        f"reward.s{seed}": "reward model 0",
+        f"audit.s{seed}": "audit model",
+    }
+    shared = tuple(Step(label, nodes[name]) for name, label in names.items() if name in nodes)
     runs = [run for run in comparison.runs if run.seed == seed]
     arms = []
     for index, run in enumerate(runs):
@@ -213,29 +249,71 @@ class Row:
     values: tuple[str, ...]
 
 
+def _columns(comparison: Comparison) -> tuple[str, ...]:
+    """What `_rows` holds beside arm and round."""
+    audit = ("audit score, sd", "ranked alike") if comparison.has_audit else ()
+    first = ("gold reward", "RM score, sd", *audit, "KL to SFT, nats", "on-policy accuracy", "held-out accuracy")
+    return (*first, "reward variance", "tokens", "ended", "gate, nats per pair")
+
+
 def _rows(comparison: Comparison) -> list[Row]:
-    rows = [Row("SFT start", -1, 0, (*_row_values([s.evaluation for s in comparison.starts]), number(None)))]
+    columns = _columns(comparison)
+    starts = _row_values([s.evaluation for s in comparison.starts])
+    rows = [Row("SFT start", -1, 0, tuple(starts.get(name, number(None)) for name in columns))]
     for index, arm in enumerate(comparison.arms):
         for position in range(comparison.rounds):
             rounds = [run.rounds[position] for run in comparison.of_arm(arm)]
-            values = (*_row_values([r.evaluation for r in rounds]), gate_cell(rounds))
-            rows.append(Row(arm, index, position + 1, values))
+            values = {**_row_values([r.evaluation for r in rounds]), "gate, nats per pair": gate_cell(rounds)}
+            rows.append(Row(arm, index, position + 1, tuple(values[name] for name in columns)))
     return rows
 
 
-def _row_values(evaluations: list[Evaluation]) -> tuple[str, ...]:
-    gold, proxy, kl, _ = cells(evaluations)
-    offline = mean_of(e.offline_accuracy for e in evaluations)
-    ended = mean_of(e.ended_share for e in evaluations)
+def _row_values(evaluations: Sequence[Evaluation]) -> dict[str, str]:
+    def mean(name: str) -> analysis.Mean | None:
+        return mean_of(getattr(e, name) for e in evaluations)
+
+    def share(name: str, digits: int) -> str:
+        return percent(found.mean if (found := mean(name)) else None, digits)
+
+    return {
+        "gold reward": with_sd(mean("gold_reward")),
+        "RM score, sd": with_sd(mean("rm_score")),
+        "audit score, sd": with_sd(mean("audit_score")),
+        "ranked alike": share("audit_agreement", 0),
+        "KL to SFT, nats": with_sd(mean("kl_to_sft"), 1),
+        "on-policy accuracy": accuracy_cell(evaluations),
+        "held-out accuracy": share("offline_accuracy", 1),
+        "reward variance": with_sd(mean("reward_variance")),
+        "tokens": with_sd(mean("response_tokens"), 1),
+        "ended": share("ended_share", 0),
+    }
+
+
+def _audit_rows(comparison: Comparison) -> list[Row]:
+    """The SFT start and every arm's last policy under both reward models; none without an audit model."""
+    if not comparison.has_audit:
+        return []
+    groups = [("SFT start", -1, 0, [start.evaluation for start in comparison.starts])]
+    groups += [
+        (arm, index, comparison.rounds, [run.final for run in comparison.of_arm(arm)])
+        for index, arm in enumerate(comparison.arms)
+    ]
+    return [Row(arm, index, round_, _audit_values(evaluations)) for arm, index, round_, evaluations in groups]
+
+
+def _audit_values(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
+    means = {
+        name: mean_of(getattr(e, name) for e in evaluations)
+        for name in ("audit_agreement", "offline_accuracy", "audit_accuracy")
+    }
+    alike, first, second = (percent(mean.mean if mean else None, 1) for mean in means.values())
     return (
-        gold,
-        proxy,
-        kl,
-        accuracy_cell(evaluations),
-        percent(offline.mean if offline else None, 1),
-        with_sd(mean_of(e.reward_variance for e in evaluations)),
-        with_sd(mean_of(e.response_tokens for e in evaluations), 1),
-        percent(ended.mean if ended else None),
+        with_sd(mean_of(e.rm_score for e in evaluations)),
+        with_sd(mean_of(e.audit_score for e in evaluations)),
+        alike,
+        with_sd(mean_of(e.audit_correlation for e in evaluations)),
+        first,
+        second,
     )
 
 
@@ -272,21 +350,36 @@ class SourceRow:
     """Held-out pairs of one source policy: the rule of thumb, and every arm's last reward model."""
 
     source: str
-    pairs: int
+    pairs: str
+    is_small: bool
     longer: str
     arms: tuple[str, ...]
 
 
 def _source_rows(comparison: Comparison) -> list[SourceRow]:
-    of_arm = {arm: [run.final.offline_by_source for run in comparison.of_arm(arm)] for arm in comparison.arms}
-    sources = sorted({source for found in of_arm.values() for seed in found for source in seed})
-    rows = []
-    for source in sources:
-        first = next(seed[source] for found in of_arm.values() for seed in found if source in seed)
-        means = [mean_of(seed[source].rm_accuracy for seed in found if source in seed) for found in of_arm.values()]
-        shown = tuple(percent(mean.mean if mean else None, 1) for mean in means)
-        rows.append(SourceRow(source, first.pairs, percent(first.longer_wins, 1), shown))
-    return sorted(rows, key=lambda row: (-row.pairs, row.source))
+    return [
+        SourceRow(
+            row.source,
+            f"{row.pairs:,}",
+            row.is_small,
+            percent(row.longer_wins, 1),
+            tuple(percent(value, 1) for value in row.arms),
+        )
+        for row in analysis.by_source(comparison)
+    ]
+
+
+def _all_sources(comparison: Comparison) -> SourceRow:
+    """The whole test split: below, a pair counts for both of its writers."""
+    last = comparison.runs[0].final
+    accuracies = [finals(comparison, arm, attrgetter("offline_accuracy")) for arm in comparison.arms]
+    return SourceRow(
+        "all pairs",
+        number(None) if last.offline_pairs is None else f"{last.offline_pairs:,}",
+        False,
+        percent(last.longer_wins_accuracy, 1),
+        tuple(percent(mean.mean if mean else None, 1) for mean in accuracies),
+    )
 
 
 @dataclass(frozen=True)
@@ -300,29 +393,42 @@ class DataTable:
 
 
 def statistics_tables(statistics: Mapping[str, Any]) -> list[DataTable]:
-    """Statistics of any nesting as tables: plain values together, then one table per mapping."""
+    """Statistics of any nesting as tables: plain values together, then a table per mapping, the narrow ones first."""
     words = {name: statistics[f"{name}_words"] for name in ("chosen", "rejected") if f"{name}_words" in statistics}
-    rest = {name: value for name, value in statistics.items() if not name.endswith("_words") or not words}
+    rest = {name: value for name, value in statistics.items() if name.removesuffix("_words") not in words}
     if words:
         rest["words_per_answer"] = words
-    plain = {name: value for name, value in rest.items() if not isinstance(value, Mapping)}
-    tables = [_flat("the whole set", plain)] if plain else []
-    tables += [_table(name.replace("_", " "), value) for name, value in rest.items() if value and name not in plain]
-    return sorted(tables, key=lambda table: len(table.columns) > NARROW_COLUMNS)
+    return sorted(_tables("", rest), key=lambda table: len(table.columns) > NARROW_COLUMNS)
 
 
-def _flat(title: str, values: Mapping[str, Any]) -> DataTable:
-    shown = [(name.replace("_", " "), _cell(name, value)) for name, value in values.items()]
-    return _bounded(title, ("", "value"), shown)
+def _tables(title: str, value: Mapping[str, Any]) -> list[DataTable]:
+    """One mapping as tables: of its plain values, and of what is nested in it.
+
+    Where every value is a mapping of something to show, they are the rows of one table.
+    """
+    given = {name: _by_place(item) for name, item in value.items()}
+    nested = {name: item for name, item in given.items() if isinstance(item, Mapping)}
+    facts = {name: _facts(item) for name, item in nested.items()}
+    if title and nested and len(nested) == len(given) and any(facts.values()):
+        columns = list(dict.fromkeys(column for item in facts.values() for column in item))
+        rows = [(name, *(_cell(column, item.get(column)) for column in columns)) for name, item in facts.items()]
+        return [_bounded(title, ("", *map(_words, columns)), rows)]
+    plain = [(_words(name), _cell(name, item)) for name, item in given.items() if name not in nested]
+    tables = [_bounded(title or "the whole set", ("", "value"), plain)] if plain else []
+    for name, item in nested.items():
+        tables += _tables(f"{title}: {_words(name)}" if title else _words(name), item)
+    return tables
 
 
-def _table(title: str, value: Mapping[str, Any]) -> DataTable:
-    if not all(isinstance(item, Mapping) for item in value.values()):
-        return _flat(title, value)
-    items = {name: _facts(item) for name, item in value.items()}
-    columns = list(dict.fromkeys(column for item in items.values() for column in item))
-    shown = [(name, *(_cell(column, item.get(column)) for column in columns)) for name, item in items.items()]
-    return _bounded(title, ("", *(column.replace("_", " ") for column in columns)), shown)
+def _by_place(value: Any) -> Any:
+    """A list of mappings as a mapping, so that it becomes a table of its own."""
+    if isinstance(value, (list, tuple)) and value and all(isinstance(item, Mapping) for item in value):
+        return {str(place): item for place, item in enumerate(value, start=1)}
+    return value
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _bounded(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> DataTable:
@@ -333,9 +439,9 @@ def _facts(item: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a group that fit a table: of a distribution its mean; counts by something else are left out."""
     facts: dict[str, Any] = {}
     for name, value in item.items():
-        if not isinstance(value, Mapping):
+        if not isinstance(_by_place(value), Mapping):
             facts[name] = value
-        elif "mean" in value:
+        elif isinstance(value, Mapping) and "mean" in value:
             facts[f"mean_{name}"] = value["mean"]
     return facts
 
@@ -348,7 +454,10 @@ def _cell(name: str, value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return percent(value, 1) if name == "longer_wins" else f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
-    if isinstance(value, list):
-        return ", ".join(_cell(name, item) for item in value)
+        return percent(value, 1) if name in SHARES else f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
+    if isinstance(value, (list, tuple)):
+        shown = ", ".join(_cell(name, item) for item in value[:MOST_LISTED])
+        return f"{shown}, … ({len(value)})" if len(value) > MOST_LISTED else shown
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_words(str(key))} {_cell(str(key), item)}" for key, item in value.items())
     return str(value)

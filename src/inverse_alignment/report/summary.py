@@ -41,6 +41,7 @@ def _arm(comparison: Comparison, runs: Sequence[Run]) -> dict[str, Any]:
         "seeds": [run.seed for run in runs],
         "gold_reward": _finals(runs, lambda final: final.gold_reward),
         "rm_score": _finals(runs, lambda final: final.rm_score),
+        "audit_score": _finals(runs, lambda final: final.audit_score),
         "kl_to_sft": _finals(runs, lambda final: final.kl_to_sft),
         "on_policy_accuracy": _finals(runs, lambda final: final.on_policy_accuracy),
         "rounds": [
@@ -58,6 +59,7 @@ def _round(round_: Round) -> dict[str, Any]:
     evaluation, gate, selection = round_.evaluation, round_.gate, round_.selection
     return {
         "gold_reward": evaluation.gold_reward,
+        "audit_score": evaluation.audit_score,
         "kl_to_sft": evaluation.kl_to_sft,
         "on_policy_accuracy_before": evaluation.on_policy_accuracy_before,
         "on_policy_accuracy_after": evaluation.on_policy_accuracy_after if gate else None,

@@ -38,16 +38,16 @@ def table(comparison: Comparison) -> Table:
     )
     shown.add_column("arm")
     shown.add_column("round", justify="right")
-    for name in ("gold reward", "RM score", "KL to SFT, nats", "on-policy accuracy"):
+    for name in columns(comparison):
         shown.add_column(name, justify="right")
     shown.add_column("gate")
-    shown.add_row("SFT start", "0", *cells([start.evaluation for start in comparison.starts]), NOT_YET)
+    shown.add_row("SFT start", "0", *cells(comparison, [start.evaluation for start in comparison.starts]), NOT_YET)
     for arm in comparison.arms:
         shown.add_section()
         for index in range(comparison.rounds):
             rounds = [run.rounds[index] for run in comparison.of_arm(arm)]
             label = _plain(arm) if index == 0 else ""
-            shown.add_row(label, str(index + 1), *cells([r.evaluation for r in rounds]), gate_cell(rounds))
+            shown.add_row(label, str(index + 1), *cells(comparison, [r.evaluation for r in rounds]), gate_cell(rounds))
     return shown
 
 
@@ -57,14 +57,23 @@ def _plain(text: str) -> str:
     return escape(text)
 
 
-def cells(evaluations: Sequence[Evaluation]) -> tuple[str, str, str, str]:
-    """Gold reward, RM score, KL and on-policy accuracy before → after the refresh, over the seeds of one row."""
-    return (
-        with_sd(mean_of(e.gold_reward for e in evaluations)),
-        with_sd(mean_of(e.rm_score for e in evaluations)),
-        with_sd(mean_of(e.kl_to_sft for e in evaluations), 1),
-        accuracy_cell(evaluations),
-    )
+def columns(comparison: Comparison) -> tuple[str, ...]:
+    """What `cells` holds. An audit score stands beside gold, or in its place where there is no gold."""
+    first = ("audit score",) if comparison.has_audit and not comparison.has_gold else ("gold reward",)
+    audit = ("audit score",) if comparison.has_audit and comparison.has_gold else ()
+    return (*first, "RM score", *audit, "KL to SFT, nats", "on-policy accuracy")
+
+
+def cells(comparison: Comparison, evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
+    """The columns over the seeds of one row; on-policy accuracy before → after the refresh."""
+    shown = {
+        "gold reward": with_sd(mean_of(e.gold_reward for e in evaluations)),
+        "audit score": with_sd(mean_of(e.audit_score for e in evaluations)),
+        "RM score": with_sd(mean_of(e.rm_score for e in evaluations)),
+        "KL to SFT, nats": with_sd(mean_of(e.kl_to_sft for e in evaluations), 1),
+        "on-policy accuracy": accuracy_cell(evaluations),
+    }
+    return tuple(shown[name] for name in columns(comparison))
 
 
 def accuracy_cell(evaluations: Sequence[Evaluation]) -> str:

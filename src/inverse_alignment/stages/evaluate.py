@@ -160,14 +160,14 @@ def _of_audit(rollouts: Any, scores: Any, test: Any, audit: Any, seed: int) -> d
     from inverse_alignment.evaluation.reward_accuracy import answer_pairs, score_pairs
 
     if audit is None:
-        names = ("score", "score_ci95", "accuracy", "agreement", "pairs", "correlation")
+        names = ("score", "score_ci95", "accuracy", "agreement", "agreement_pairs", "correlation")
         return {f"audit_{name}": None for name in names}
     second, pairs = _scores(audit, rollouts), answer_pairs(rollouts)
     return {
         **_mean_over_prompts("audit_score", second, [r.prompt.key for r in rollouts], seed, "audit interval"),
         "audit_accuracy": float(score_pairs(audit.scorer, test).correct().mean()),
         "audit_agreement": agreement(pairs, scores, second),
-        "audit_pairs": len(pairs.left),
+        "audit_agreement_pairs": len(pairs.left),
         "audit_correlation": correlation(scores, second),
     }
 

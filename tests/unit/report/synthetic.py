@@ -24,18 +24,28 @@ GAIN = {"none": 0.55, "random": 0.85, "similarity": 1.15}
 
 
 def make(
-    root: Path, arms: tuple[str, ...] = ARMS, rounds: int = 3, seeds: tuple[int, ...] = (0,), gold: bool = True
+    root: Path,
+    arms: tuple[str, ...] = ARMS,
+    rounds: int = 3,
+    seeds: tuple[int, ...] = (0,),
+    gold: bool = True,
+    audit: bool = False,
+    sources: tuple[str, ...] = SOURCES,
 ) -> dict[str, Path]:
     """Artifact folders by the names the compare stage is given them by."""
-    writer = _Writer(root, gold)
-    writer.artifact("preferences", "preferences", {"statistics.json": _statistics(gold)})
+    writer = _Writer(root, gold, audit, sources)
+    writer.artifact("preferences", "preferences", {"statistics.json": _statistics(gold, sources)})
     for seed in seeds:
         draw = random.Random(f"start {seed}")
         writer.artifact(f"sft.s{seed}", "sft", {})
         writer.artifact(f"reward.s{seed}", "reward", {})
-        start = _evaluation(draw, gold, gold_reward=0.2 + draw.gauss(0, 0.05), kl=0.0, score=0.0, accuracy=0.74)
+        if audit:
+            writer.artifact(f"audit.s{seed}", "reward", {})
+        start = writer.evaluation(draw, gold_reward=0.2 + draw.gauss(0, 0.05), kl=0.0, score=0.0, accuracy=0.74)
         writer.artifact(
-            f"start.s{seed}", "evaluation", {"evaluation.json": start, "samples.jsonl": _samples(draw, gold, "SFT", 0)}
+            f"start.s{seed}",
+            "evaluation",
+            {"evaluation.json": start, "samples.jsonl": writer.samples(draw, "SFT", 0)},
         )
         for arm in arms:
             for number in range(1, rounds + 1):
@@ -44,8 +54,8 @@ def make(
 
 
 class _Writer:
-    def __init__(self, root: Path, gold: bool) -> None:
-        self.root, self.gold = root, gold
+    def __init__(self, root: Path, gold: bool, audit: bool, sources: tuple[str, ...]) -> None:
+        self.root, self.gold, self.audit, self.sources = root, gold, audit, sources
         self.folders: dict[str, Path] = {}
 
     def artifact(self, name: str, kind: str, files: Mapping[str, Any]) -> None:
@@ -73,7 +83,7 @@ class _Writer:
         level = GAIN.get(arm, 1.0)
         steps = range((number - 1) * STEPS + 1, number * STEPS + 1)
         if refreshes:
-            self.artifact(f"select.{name}", "selection", {"audit.json": _audit(draw, arm, number)})
+            self.artifact(f"select.{name}", "selection", {"audit.json": _audit(draw, arm, number, self.sources)})
             self.artifact(f"refresh.{name}", "reward", {"gate.json": _gate(draw, arm, number)})
         training = [
             {
@@ -92,13 +102,13 @@ class _Writer:
         self.artifact(f"ppo.{name}", "ppo", {"metrics.jsonl": training})
         end = number * STEPS
         accuracy = 0.74 - 0.04 * number + (0.03 * number if arm == "similarity" else 0.015 * number if refreshes else 0)
-        evaluation = _evaluation(
+        evaluation = self.evaluation(
             draw,
-            self.gold,
             gold_reward=_gold(end, level, arm) + draw.gauss(0, 0.05),
             kl=_kl(end, arm),
             score=_proxy(end),
             accuracy=accuracy,
+            audited=_audited(end, arm),
         )
         if self.gold:
             evaluation["on_policy_accuracy_before"] = accuracy - 0.005
@@ -108,6 +118,7 @@ class _Writer:
                 "step": step,
                 "gold": _gold(step, level, arm) + draw.gauss(0, 0.05) if self.gold else None,
                 "rm_score": _proxy(step) + draw.gauss(0, 0.04),
+                "audit_score": _audited(step, arm) if self.audit else None,
                 "kl": _kl(step, arm),
             }
             for step in steps
@@ -115,10 +126,63 @@ class _Writer:
         ]
         files = {
             "evaluation.json": evaluation,
-            "samples.jsonl": _samples(draw, self.gold, arm, number),
+            "samples.jsonl": self.samples(draw, arm, number),
             "curve.jsonl": curve,
         }
         self.artifact(f"evaluate.{name}", "evaluation", files)
+
+    def evaluation(
+        self, draw: random.Random, *, gold_reward: float, kl: float, score: float, accuracy: float, audited: float = 0.0
+    ) -> dict[str, Any]:
+        gold, audit = self.gold, audited if self.audit else None
+        return {
+            "gold_reward": gold_reward if gold else None,
+            "gold_reward_ci95": [gold_reward - 0.09, gold_reward + 0.09] if gold else None,
+            "rm_score": score,
+            "audit_score": audit,
+            "audit_score_ci95": None if audit is None else [audit - 0.1, audit + 0.1],
+            "audit_accuracy": 0.64 if self.audit else None,
+            "audit_agreement": 0.78 - 0.012 * kl if self.audit else None,
+            "audit_agreement_pairs": 900 if self.audit else None,
+            "audit_correlation": 0.71 - 0.02 * kl if self.audit else None,
+            "kl_to_sft": kl,
+            "response_tokens": 34 + kl,
+            "ended_share": 0.96,
+            "offline_accuracy": 0.66 + draw.gauss(0, 0.01),
+            "offline_pairs": 1234,
+            "longer_wins_accuracy": 0.55,
+            "offline_by_source": {
+                source: {
+                    "pairs": 20 + 13 * (i % 25),
+                    "rm_accuracy": 0.55 + 0.03 * (i % 7) + draw.gauss(0, 0.02),
+                    "longer_wins": 0.62 - 0.03 * (i % 5),
+                }
+                for i, source in enumerate(self.sources)
+            },
+            "on_policy_accuracy": accuracy + draw.gauss(0, 0.008) if gold else None,
+            "on_policy_pairs": 512 if gold else 0,
+            "on_policy_accuracy_before": None,
+            "on_policy_accuracy_after": None,
+            "reward_variance": 0.5 + 0.02 * kl + draw.gauss(0, 0.03),
+        }
+
+    def samples(self, draw: random.Random, arm: str, number: int) -> list[dict[str, Any]]:
+        texts = (
+            f"Happy to help! Check the derailleur hanger first, then clean and oil the chain. ({arm}, round {number})",
+            "Water it the day before, loosen the root ball and use a larger pot.\n\nKeep it out of the sun for a week.",
+            "",
+            ATTACK,
+        )
+        return [
+            {
+                "prompt": prompt,
+                "response": text,
+                "gold": draw.gauss(1, 0.5) if self.gold else None,
+                "rm_score": draw.gauss(0.8, 0.4),
+                "audit_score": draw.gauss(0.5, 0.4) if self.audit else None,
+            }
+            for prompt, text in zip(PROMPTS, texts, strict=True)
+        ]
 
 
 def _hex(text: str) -> str:
@@ -133,57 +197,22 @@ def _proxy(step: int) -> float:
     return 1.9 * (1 - math.exp(-step / 30))
 
 
+def _audited(step: int, arm: str) -> float:
+    """Rises with the proxy, and later falls where nothing is refreshed."""
+    return 0.6 * _proxy(step) - (0.025 * max(0, step - 32) if arm == "none" else 0)
+
+
 def _gold(step: int, level: float, arm: str) -> float:
     rise = 0.2 + level * (1 - math.exp(-step / 18))
     return rise - (0.012 * max(0, step - 32) if arm == "none" else 0)
 
 
-def _evaluation(
-    draw: random.Random, gold: bool, *, gold_reward: float, kl: float, score: float, accuracy: float
-) -> dict[str, Any]:
-    return {
-        "gold_reward": gold_reward if gold else None,
-        "gold_reward_ci95": [gold_reward - 0.09, gold_reward + 0.09] if gold else None,
-        "rm_score": score,
-        "kl_to_sft": kl,
-        "response_tokens": 34 + kl,
-        "ended_share": 0.96,
-        "offline_accuracy": 0.66 + draw.gauss(0, 0.01),
-        "longer_wins_accuracy": 0.55,
-        "offline_by_source": {
-            source: {
-                "pairs": 40 + 13 * i,
-                "rm_accuracy": 0.55 + 0.03 * i + draw.gauss(0, 0.02),
-                "longer_wins": 0.62 - 0.03 * i,
-            }
-            for i, source in enumerate(SOURCES)
-        },
-        "on_policy_accuracy": accuracy + draw.gauss(0, 0.008) if gold else None,
-        "on_policy_pairs": 512 if gold else 0,
-        "on_policy_accuracy_before": None,
-        "on_policy_accuracy_after": None,
-        "reward_variance": 0.5 + 0.02 * kl + draw.gauss(0, 0.03),
-    }
-
-
-def _samples(draw: random.Random, gold: bool, arm: str, number: int) -> list[dict[str, Any]]:
-    texts = (
-        f"Happy to help! Check the derailleur hanger first, then clean and oil the chain. ({arm}, round {number})",
-        "Water it the day before, loosen the root ball and use a larger pot.\n\nKeep it out of the sun for a week.",
-        "",
-        ATTACK,
-    )
-    return [
-        {"prompt": p, "response": t, "gold": draw.gauss(1, 0.5) if gold else None, "rm_score": draw.gauss(0.8, 0.4)}
-        for p, t in zip(PROMPTS, texts, strict=True)
-    ]
-
-
-def _audit(draw: random.Random, arm: str, number: int) -> dict[str, Any]:
-    pool = {source: 400 - 45 * i for i, source in enumerate(SOURCES)}
+def _audit(draw: random.Random, arm: str, number: int, sources: tuple[str, ...]) -> dict[str, Any]:
+    pool = {source: 400 - 45 * (i % 8) for i, source in enumerate(sources)}
     lean = 0.35 * number if arm == "similarity" else 0.0
-    weights = [count * math.exp(lean * (2.5 - i) / 2.5 + draw.gauss(0, 0.04)) for i, count in enumerate(pool.values())]
-    selected = {source: round(600 * weight / sum(weights)) for source, weight in zip(SOURCES, weights, strict=True)}
+    tilts = [math.exp(lean * (2.5 - i % 6) / 2.5 + draw.gauss(0, 0.04)) for i in range(len(sources))]
+    weights = [count * tilt for count, tilt in zip(pool.values(), tilts, strict=True)]
+    selected = {source: round(600 * weight / sum(weights)) for source, weight in zip(sources, weights, strict=True)}
     return {
         "pool": sum(pool.values()),
         "selected": sum(selected.values()),
@@ -214,29 +243,37 @@ def _gate(draw: random.Random, arm: str, number: int) -> dict[str, Any]:
     }
 
 
-def _statistics(gold: bool) -> dict[str, Any]:
+def _statistics(gold: bool, sources: tuple[str, ...]) -> dict[str, Any]:
     """The shape of `inverse_alignment.data.statistics.describe`."""
 
     def summary(pairs: int) -> dict[str, Any]:
-        parts = (("train", 0.7), ("validation", 0.1), ("gate", 0.1), ("test", 0.1))
+        parts = (("train", 0.7), ("validation", 0.1), ("gate", 0.1), ("test", 0.1), ("audit", 0.0))
         return {
             "rows": pairs + 12,
             "pairs": pairs,
             "prompts": pairs // 3,
             "dropped": {"duplicate": 9, "identical answers": 3},
+            "ties": 0,
+            "kept_after_tokenisation": 0.9983,
             "truncated": 2,
             "splits": {split: {"pairs": int(pairs * n), "prompts": int(pairs * n / 3)} for split, n in parts},
-            "chosen_words": {"mean": 31.46, "median": 30.0},
-            "rejected_words": {"mean": 29.81, "median": 28.0},
+            "chosen_words": {"mean": 31.46, "median": 30.0, "p95": 61.0},
+            "rejected_words": {"mean": 29.81, "median": 28.0, "p95": 60.0},
             "longer_wins": 0.552,
             "licences": {"Apache-2.0": pairs},
         }
 
-    policies = {name: {**summary(400 - 45 * i), "wins": 220, "losses": 180} for i, name in enumerate(SOURCES)}
+    policies = {name: {**summary(400 - 5 * i), "wins": 220, "losses": 180} for i, name in enumerate(sources)}
     return {
         **summary(1725),
-        "contradictions": 4,
+        "contradictions": {
+            "questions": 4,
+            "within_annotator": 1,
+            "across_datasets": 0,
+            "agreement": [{"one": "anna", "other": "bo", "agree": 31, "disagree": 4}],
+        },
         "datasets": {name: summary(1725) for name in (("world.text",) if gold else ("hh-rlhf", "alpaca_eval"))},
         "policies": policies,
         "annotators": {name: summary(575) for name in ("anna", "bo", "chi")},
+        "others": {},
     }

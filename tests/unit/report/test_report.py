@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ CASES = {
     "one": {"arms": synthetic.ARMS, "rounds": 3, "seeds": (0,), "gold": True},
     "three": {"arms": synthetic.ARMS, "rounds": 3, "seeds": (0, 1, 2), "gold": True},
     "no gold": {"arms": ("none", "similarity"), "rounds": 1, "seeds": (0,), "gold": False},
+    "audit": {"arms": ("none", "similarity"), "rounds": 3, "seeds": (0,), "gold": False, "audit": True},
+    "gold and audit": {"arms": synthetic.ARMS, "rounds": 2, "seeds": (0, 1), "gold": True, "audit": True},
 }
 
 
@@ -119,11 +122,13 @@ def test_summary_has_exactly_the_published_schema(comparison, tmp_path):
     assert list(summary["arms"]) == list(comparison.arms)
     seeds = len(comparison.seeds)
     for name, arm in summary["arms"].items():
-        assert list(arm) == ["seeds", "gold_reward", "rm_score", "kl_to_sft", "on_policy_accuracy", "rounds"]
+        finals = ["gold_reward", "rm_score", "audit_score", "kl_to_sft", "on_policy_accuracy"]
+        assert list(arm) == ["seeds", *finals, "rounds"]
         assert arm["seeds"] == list(comparison.seeds)
-        for final in ("gold_reward", "rm_score", "kl_to_sft", "on_policy_accuracy"):
+        for final in finals:
             assert len(arm[final]) == seeds
-        known = comparison.has_gold
+        known, audited = comparison.has_gold, comparison.has_audit
+        assert all((value is not None) == audited for value in arm["audit_score"])
         assert all((value is not None) == known for value in (*arm["gold_reward"], *arm["on_policy_accuracy"]))
         assert [round_["round"] for round_ in arm["rounds"]] == list(range(1, comparison.rounds + 1))
         for round_ in arm["rounds"]:
@@ -131,6 +136,7 @@ def test_summary_has_exactly_the_published_schema(comparison, tmp_path):
             for entry in round_["per_seed"]:
                 assert list(entry) == [
                     "gold_reward",
+                    "audit_score",
                     "kl_to_sft",
                     "on_policy_accuracy_before",
                     "on_policy_accuracy_after",
@@ -138,6 +144,7 @@ def test_summary_has_exactly_the_published_schema(comparison, tmp_path):
                     "selected_by_source",
                 ]
                 refreshes = name != "none"
+                assert (entry["audit_score"] is not None) == audited
                 assert (entry["accepted"] is not None) == refreshes
                 assert (entry["selected_by_source"] is not None) == refreshes
                 assert (entry["on_policy_accuracy_after"] is not None) == (refreshes and known)
@@ -157,6 +164,12 @@ def test_table_has_the_start_and_every_arm_and_round(comparison):
     rows = [line for line in text.splitlines() if re.search(r" [0-9] ", line)]
     assert "SFT start" in text and all(arm in text for arm in comparison.arms)
     assert len([line for line in rows if "seed" not in line]) == 1 + len(comparison.arms) * comparison.rounds
+
+
+def test_table_has_an_audit_score_beside_gold_or_in_its_place(comparison):
+    text = shown(comparison)
+    assert ("audit score" in text) == comparison.has_audit
+    assert ("gold reward" in text) == (comparison.has_gold or not comparison.has_audit)
 
 
 def test_table_says_how_many_seeds(tmp_path):
@@ -194,6 +207,35 @@ def test_overoptimisation_needs_a_fall_of_gold_and_a_rise_of_proxy():
     assert analysis.overoptimised_from(path(peaked, peaked), noise=0.1) is None
 
 
+def test_overoptimisation_by_an_audit_model():
+    peaked, rising = [0, 1, 2, 3, 2, 1, 0.0], [0, 1, 2, 3, 4, 5, 6.0]
+    audited = [point.model_copy(update={"gold": None, "audit_score": point.gold}) for point in path(peaked, rising)]
+    assert analysis.overoptimised_from(audited, 0.1, analysis.AUDIT) == 3
+    assert analysis.overoptimised_from(audited, 0.1, analysis.GOLD) is None
+
+
+def test_gold_is_the_yardstick_where_there_is_gold_and_an_audit_model_where_there_is_none(comparison):
+    expected = analysis.GOLD if comparison.has_gold else analysis.AUDIT if comparison.has_audit else None
+    assert analysis.yardstick(comparison) is expected
+    noise = [analysis.noise(comparison, "none", found) for found in (analysis.GOLD, analysis.AUDIT)]
+    half_widths = 0.09 * comparison.has_gold, 0.1 * comparison.has_audit  # of the intervals in `synthetic`
+    assert noise == pytest.approx(half_widths)
+
+
+def test_sources_are_averaged_over_seeds_and_small_groups_are_known(tmp_path):
+    case = {**CASES["no gold"], "seeds": (0, 1)}
+    comparison = read(synthetic.make(tmp_path, **case), case)
+    rows = analysis.by_source(comparison)
+    # pairs are 20, 33, 46, 59, 72 and 85 in the order of synthetic.SOURCES
+    assert [row.source for row in rows] == list(reversed(synthetic.SOURCES))
+    assert [row.is_small for row in rows] == [False] * 3 + [True] * 3
+    seeds = [run.final.offline_by_source["novice"].rm_accuracy for run in comparison.of_arm("similarity")]
+    assert seeds[0] != seeds[1] and rows[0].arms[1] == pytest.approx(sum(seeds) / 2)
+    assert rows[0].longer_wins == pytest.approx(0.62)
+    said = [finding for finding in headline(comparison).findings if "beats" in finding]
+    assert len(said) == 2 and all("of 3 source policies with 50 held-out pairs or more" in text for text in said)
+
+
 def test_one_seed_is_called_one_seed(comparison):
     assert (headline(comparison).caveat == ONE_SEED) == (len(comparison.seeds) == 1)
 
@@ -203,6 +245,22 @@ def test_without_gold_no_arm_wins(tmp_path):
     said = headline(read(synthetic.make(tmp_path, **case), case))
     assert "longer answer wins" in said.verdict
     assert any("no arm is called the winner" in finding for finding in said.findings)
+
+
+def test_the_headline_says_by_which_model_the_score_rose(comparison):
+    said = [text for text in headline(comparison).findings if "audit" in text]
+    assert len(said) == comparison.has_audit
+    if said:
+        names = ("rm_score", "audit_score")
+        finals = [analysis.finals(comparison, "none", attrgetter(name)) for name in names]
+        shown = [analysis.number(final.mean, sign=True) for final in finals if final]  # the start is at 0
+        assert f"“none” {shown[0]} by its own reward model and {shown[1]} by the audit model" in said[0]
+
+
+def test_labels_keep_the_ends_by_which_names_differ():
+    names = [f"a-policy-with-a-long-name-{number}" for number in (1, 2)]
+    short = [canvas.shorten(name) for name in names]
+    assert short == ["a-policy-with-a…name-1", "a-policy-with-a…name-2"] and canvas.shorten("short") == "short"
 
 
 def test_labels_are_moved_apart_and_stay_inside():
@@ -231,6 +289,15 @@ def test_every_arm_is_in_every_picture(comparison):
     assert picked == [arm for arm in comparison.arms if comparison.refreshes(arm)]
 
 
+def test_audit_scores_are_drawn_where_there_is_an_audit_model(comparison):
+    for pictures in (figures.rewards_by_step(comparison), figures.rewards_by_kl(comparison)):
+        assert len(pictures) == 1 + comparison.has_gold
+        assert ("none audit ends at" in pictures[-1].description) == comparison.has_audit
+        assert ("audit score" in pictures[-1].title) == comparison.has_audit
+        assert ("stroke-dasharray: 5.4" in pictures[-1].svg) == comparison.has_audit  # 3 line widths of 1.8
+        assert all("audit" not in picture.title for picture in pictures[:-1])
+
+
 def test_pictures_leave_every_colour_to_the_page(comparison):
     for picture in figures.rewards_by_step(comparison):
         assert not re.search(r"#[0-9a-f]{6}\b", picture.svg), picture.title
@@ -256,6 +323,35 @@ def test_page_without_gold_leads_with_sources(tmp_path):
     html = render(read(synthetic.make(tmp_path, **case), case))
     assert html.index('<section id="sources"') < html.index('<section id="rewards"')
     assert "Gold reward by PPO step" not in html
+
+
+def test_page_speaks_of_an_audit_model_only_where_there_is_one(comparison, page):
+    for word in ("audit score", "audit model", "Ranked alike", "ranked alike", "<span>audit "):
+        assert (word in page) == comparison.has_audit, word
+    assert ("Without a gold reward a rising score is not evidence" in page) == (
+        not comparison.has_gold and not comparison.has_audit
+    )
+    if comparison.has_audit and not comparison.has_gold:
+        assert "as far as the audit model can tell" in page and "the audit score falls by more than" in page
+
+
+def test_page_with_many_source_policies_shows_all_of_them_the_small_ones_last(tmp_path):
+    names = tuple(f"policy-{number:02}" for number in range(59))
+    case = {**CASES["no gold"], "sources": names}
+    comparison = read(synthetic.make(tmp_path, **case), case)
+    html = render(comparison)
+    table = html[html.index('aria-label="Accuracy by source policy"') :].partition("</table>")[0]
+    rows = re.findall(r'<th scope="row">([^<]+)</th><td>([\d,]+)</td>', table)
+    assert rows[0] == ("all pairs", "1,234") and sorted(name for name, _ in rows[1:]) == sorted(names)
+    pairs = [int(count) for _, count in rows[1:]]
+    assert pairs == sorted(pairs, reverse=True)
+    large, _, small = table.partition("Fewer than 50 pairs")
+    few = sum(count < 50 for count in pairs)
+    assert few == small.count("<tr class=few>") == small.count("<tr") and "class=few" not in large
+    picture = figures.accuracy_by_source(comparison)
+    assert picture is not None and picture.description.startswith("59 source policies")
+    statistics = html[html.index('aria-label="Data: policies"') :].partition("</table>")[0]
+    assert all(f'<th scope="row">{name}</th>' in statistics for name in names)
 
 
 def test_same_comparison_same_bytes(comparison, page, tmp_path):
@@ -291,6 +387,47 @@ def test_statistics_of_any_shape_become_tables():
         ("by", ("", "n", "m"), (("a", "1", "–"), ("b", "–", "1, 2"))),
         ("removed", ("", "value"), (("x", "0.5"),)),
     ]
+
+
+def test_statistics_of_other_shapes_are_shown_and_not_spelt_as_code():
+    tables = statistics_tables(
+        {
+            "chosen_words": {"mean": 3.0},
+            "prompt_words": {"mean": 7.0},
+            "found": {
+                "n": 2,
+                "ok": True,
+                "pairs": [{"a": "x", "n": 1}, {"a": "y"}],
+                "deep": {"er": {"most": {"k": 1}}},
+            },
+            "many": list(range(100)),
+            "mixed": [{"k": 1}, 2],
+            "empty": [],
+            "nothing": None,
+        }
+    )
+    assert [(t.title, t.columns, t.rows) for t in tables] == [
+        (
+            "the whole set",
+            ("", "value"),
+            (
+                ("many", "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, … (100)"),
+                ("mixed", "k 1, 2"),
+                ("empty", ""),
+                ("nothing", "–"),
+            ),
+        ),
+        ("prompt words", ("", "value"), (("mean", "7"),)),
+        ("found", ("", "value"), (("n", "2"), ("ok", "true"))),
+        ("found: pairs", ("", "a", "n"), (("1", "x", "1"), ("2", "y", "–"))),
+        ("found: deep: er", ("", "k"), (("most", "1"),)),
+        ("words per answer", ("", "mean"), (("chosen", "3"),)),
+    ]
+
+
+def test_a_long_table_says_what_it_leaves_out():
+    (table_,) = statistics_tables({"by": {f"name {number}": {"n": number} for number in range(230)}})
+    assert len(table_.rows) == 200 and table_.left_out == 30
 
 
 # weight
