@@ -144,6 +144,12 @@ def _all_too_long(project: Project) -> None:
     mine(JSONL, lines(pairs))(project)
 
 
+def _all_dropped_as_too_long(project: Project) -> None:
+    long = "word " * 4000
+    mine(JSONL, lines([{**each, "chosen": each["chosen"] + long} for each in rows()]))(project)
+    project.edit_params(data={"aggregate": {"too_long": "drop"}})
+
+
 def _three_prompts(project: Project) -> None:
     kept: dict[str, list[dict[str, Any]]] = {}
     for each in project.rows():
@@ -209,6 +215,14 @@ FILES = [
         ("inverse-alignment data make",),
     ),
     Case(
+        "missing-file-to-inspect",
+        lambda project: project.write("data/my-pairs.jsonl", lines(rows())),
+        ("no such file",),
+        ("data/my-pair.jsonl",),
+        ("did you mean 'my-pairs.jsonl'?",),
+        ("data", "inspect", "data/my-pair.jsonl"),
+    ),
+    Case(
         "missing-folder",
         lambda project: project.sources({**JSONL, "path": "nowhere/pairs.jsonl"}),
         ("nowhere/pairs.jsonl",),
@@ -232,6 +246,16 @@ FILES = [
         _gzipped_source("data/mine.jsonl.gz", lambda data: gzip.compress(data)[:-200]),
         ("gzip data end early",),
         ("data/mine.jsonl.gz", "after row "),
+        ("gzip -t",),
+    ),
+    Case(
+        "truncated-gzip-is-no-bad-row",
+        both(
+            lambda project: project.write(f"{MINE}.jsonl.gz", gzip.compress(lines(rows(200)).encode())[:-60]),
+            lambda project: project.sources({**JSONL, "path": f"{MINE}.jsonl.gz", "on_bad_row": "drop"}),
+        ),
+        ("gzip data end early",),
+        (f"{MINE}.jsonl.gz", "after row "),
         ("gzip -t",),
     ),
     Case(
@@ -417,8 +441,8 @@ ROWS = [
         "votes-missing",
         my_rows(VOTES, [{**each, "up": 3, "down": 1} for each in rows()], down=...),
         ("no such column",),
-        (*AT_THIRD, "field 'down'"),
-        ("columns.votes_rejected",),
+        (*AT_THIRD, "field 'down'", "columns.votes_rejected"),
+        ("valid names",),
     ),
     Case(
         "half-a-vote",
@@ -492,6 +516,13 @@ POOLS = [
         ("raise the models' context",),
     ),
     Case(
+        "all-pairs-too-long-to-keep",
+        _all_dropped_as_too_long,
+        ("12 of 12 rows (100%)", "too long"),
+        ("source 'mine'", "data.aggregate.max_dropped_share=0.5"),
+        ("raise the models' context",),
+    ),
+    Case(
         "empty-split",
         _three_prompts,
         ("no prompt falls into",),
@@ -516,11 +547,18 @@ POOLS = [
         ("name",),
     ),
     Case(
+        "missing-evaluation-set",
+        lambda project: project.edit_params(data={"evaluation_sets": [{**JSONL, "path": "data/held-out.jsonl"}]}),
+        ("data/held-out.jsonl",),
+        ("data.evaluation_sets[0].path",),
+        ("correct data.evaluation_sets[0].path",),
+    ),
+    Case(
         "no-source",
         lambda project: project.edit_params(data={"sources": []}),
         ("at least one item",),
         ("data.sources", "params.yaml"),
-        ("files to pool",),
+        ("format",),
     ),
     Case(
         "no-row-in-the-splits-asked-for",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.bad_input.case import Case
-from benchmarks.bad_input.project import CONTEXT, MODEL, PAIRS, TRAINED_REWARD, Project
+from benchmarks.bad_input.project import CONTEXT, MODEL, TRAINED_REWARD, Project
 
 AT_POLICY, AT_REWARD = "models.policy.path", "models.reward.path"
 WEIGHTS = f"{MODEL}/model.safetensors"
@@ -194,6 +194,13 @@ MODELS = [
     Case(
         "tokenizer-missing",
         policy(lambda project: (project / MODEL / "tokenizer.json").unlink()),
+        ("holds no tokenizer", "tokenizer.json"),
+        (MODEL, AT_POLICY),
+        ("save_pretrained",),
+    ),
+    Case(
+        "tokenizer-that-is-broken",
+        policy(lambda project: _cut(project, f"{MODEL}/tokenizer.json")),
         ("cannot load a tokenizer",),
         (MODEL,),
         ("tokenizer.json",),
@@ -215,15 +222,15 @@ MODELS = [
     Case(
         "template-that-is-no-template",
         policy(_template("{% for message in messages %}{{ message['content'] }}")),
-        ("chat template",),
-        (MODEL,),
-        ("template",),
+        ("chat template is not valid Jinja",),
+        (MODEL, "chat template"),
+        ("copy of the checkpoint",),
     ),
     Case(
         "template-refuses-the-roles",
         policy(_system_rows),
         ("chat template does not accept", "no system role here"),
-        (PAIRS, "desk-000006"),
+        ("advice", "desk-000006"),
         ("leave such conversations out",),
     ),
     Case(

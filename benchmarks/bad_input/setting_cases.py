@@ -26,6 +26,11 @@ def setting(name: str, override: str, what: str, fix: str, key: str | None = Non
     return Case(name, nothing, (what,), (wanted, f"--set {override}"), (fix,), set_to(override))
 
 
+def disagreement(name: str, override: str, what: str, fix: str, key: str) -> Case:
+    """A case of values that are right each by itself, so that only the key can be named."""
+    return Case(name, nothing, (what,), (key,), (fix,), set_to(override))
+
+
 def _yaml(change: Callable[[str], str]) -> Callable[[Project], object]:
     return lambda project: project.write("params.yaml", change((project / "params.yaml").read_text(encoding="utf-8")))
 
@@ -89,13 +94,28 @@ SETTINGS = [
         "arms.similarity.selection.encoder.type",
     ),
     setting("unknown-format", "data.sources=[{format: jsnl, name: a, path: b}]", "'jsnl'", "jsonl", "data.sources"),
-    setting("share-of-nothing", "data.aggregate.shares.gate=0", "gate", "agree", "data.aggregate.shares.gate"),
+    setting("shares-that-do-not-sum", "data.aggregate.shares.gate=0", "sum to 0.85", "agree", "data.aggregate.shares"),
+    setting(
+        "share-of-nothing",
+        "data.aggregate.shares={train: 0.7, validation: 0.15, gate: 0.0, test: 0.15}",
+        "data.aggregate.shares.gate is 0",
+        "agree",
+        "data.aggregate.shares",
+    ),
+    setting(
+        "a-likeness-beyond-equality",
+        "data.aggregate.near_duplicates={type: minhash, threshold: 1.5}",
+        "less than or equal to 1",
+        "threshold",
+        "data.aggregate.near_duplicates.threshold",
+    ),
+    setting("fewer-than-no-threads", "runtime.threads=-1", "greater than or equal to 0", "threads"),
     setting(
         "checkpoint-without-one", "sft.type=checkpoint", "no checkpoint to use", "models.policy", "models.policy.type"
     ),
     setting("an-arm-sets-too-much", "arms.none.rounds=2", "an arm cannot set 'rounds'", "ppo", "arms.none.rounds"),
-    setting("two-equal-seeds", "seeds=[0,0]", "must be different", "once", "seeds"),
-    setting(
+    disagreement("two-equal-seeds", "seeds=[0,0]", "must be different", "once", "seeds"),
+    disagreement(
         "name-no-arm-can-have", "arms.My Arm.selection.type=none", "cannot name an arm", "lower-case", "arms.My Arm"
     ),
     Case(

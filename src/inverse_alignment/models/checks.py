@@ -24,6 +24,7 @@ NOT_WEIGHTS = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.p
 SCORE_HEADS = ("score.", "classifier.", "classification_head.", "logits_proj.")  # every name transformers has for it
 POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx")
 MODULES = "modules.json"
+VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")  # one of them makes a tokenizer
 LFS = b"version https://git-lfs"
 FETCH = "fetch the file again"
 
@@ -40,9 +41,10 @@ def require_policy(folder: Path, key: str, context: int) -> None:
         context: most tokens that the model will be asked to read.
 
     Raises:
-        UserError: it holds no configuration or no whole safetensors weights, or reads fewer positions.
+        UserError: it holds no configuration, no tokenizer or no whole safetensors weights, or reads fewer positions.
     """
     _require_positions(_config(folder, key), folder, key, context)
+    _require_tokenizer(folder, key)
     shapes(folder, key)
 
 
@@ -56,6 +58,7 @@ def require_reward_model(folder: Path, key: str, context: int, trained: bool) ->
         UserError: see `require_policy`; or a trained one is asked for and it has no score head of one label.
     """
     _require_positions(_config(folder, key), folder, key, context)
+    _require_tokenizer(folder, key)
     heads = {
         name: shape
         for name, shape in shapes(folder, key).items()
@@ -223,6 +226,15 @@ def _require_positions(config: Mapping[str, Any], folder: Path, key: str, contex
                 where=f"{key}.context, and {folder / CONFIG}, {name}",
                 fix=f"set {key}.context to at most {most}, or give another model",
             )
+
+
+def _require_tokenizer(folder: Path, key: str) -> None:
+    if not any(found for pattern in VOCABULARIES for found in folder.glob(pattern)):
+        raise UserError(
+            "holds no tokenizer: there is no tokenizer.json and no other vocabulary",
+            where=f"{folder} ({key}.path)",
+            fix="write it there with `tokenizer.save_pretrained(folder)`",
+        )
 
 
 def _json(path: Path, key: str) -> Any:

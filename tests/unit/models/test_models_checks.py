@@ -111,7 +111,11 @@ def pointer(folder: Path) -> None:
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
 
 
-def two_small_a_model(folder: Path) -> None:
+def no_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def too_small_a_model(folder: Path) -> None:
     edit(folder / "config.json", max_position_embeddings=CONTEXT - 1)
 
 
@@ -139,7 +143,13 @@ def a_folder_too_high(folder: Path) -> None:
         (cut_in_the_header, "100 bytes, and no whole header", "model.safetensors", "fetch"),
         (text, "is not a safetensors file", "model.safetensors", "fetch"),
         (pointer, "a pointer of Git LFS", "model.safetensors", "git lfs pull"),
-        (two_small_a_model, "64 tokens is more than the 63 positions", "models.policy.context", "at most 63"),
+        (
+            no_tokenizer,
+            "there is no tokenizer.json and no other vocabulary",
+            "policy (models.policy.path)",
+            "save_pretra",
+        ),
+        (too_small_a_model, "64 tokens is more than the 63 positions", "models.policy.context", "at most 63"),
         (a_folder_too_high, "it has no config.json", "policy", "checkpoint-300"),
     ],
 )
