@@ -147,7 +147,7 @@ def _tiles(card: Statistics) -> list[tuple[str, str, str]]:
         ("Prompts", _count(card.prompts), "by their first user turn"),
         ("Words, chosen", _words(card.chosen_words.median), f"median; rejected {_words(card.rejected_words.median)}"),
         ("Longer wins", _percent(card.longer_wins), "of the pairs"),
-        ("Labelled both ways", _count(questions), "questions"),
+        ("Contradictions", _count(questions), "questions labelled both ways"),
         ("Other rows", f"{other:,}", "prompts, demonstrations, judgements"),
     ]
 
@@ -295,10 +295,13 @@ def _contradictions(card: Statistics) -> list[tuple[str, str]]:
 
 
 def _cleaning(card: Statistics) -> list[tuple[str, str]]:
-    names = {"duplicate": "duplicates", "near duplicate": "near duplicates", "contaminated": "in an evaluation set"}
+    """What says nothing new; of what a run may not have looked for, nought does not mean that there is none."""
+    near, held_out = _dropped(card, "near duplicate"), _dropped(card, "contaminated")
     return [
-        *((label, _dropped(card, reason)) for reason, label in names.items()),
-        ("truncated", _count(card.truncated)),
+        ("duplicates", _dropped(card, "duplicate")),
+        ("near duplicates", "none found, or not looked for" if near == "0" else near),
+        ("in an evaluation set", "none found, or no set given" if held_out == "0" else held_out),
+        ("truncated to the context", _count(card.truncated)),
     ]
 
 

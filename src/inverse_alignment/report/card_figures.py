@@ -192,7 +192,7 @@ def agreement(card: Statistics) -> Picture | None:
                     column, row - 0.08, f"{100 * each.share:.0f}%", ha="center", va="center", fontsize=SMALL, color=INK
                 )
                 total = f"of {each.agree + each.disagree:,}"
-                axes.text(column, row + 0.24, total, ha="center", va="center", fontsize=SMALL - 2, color=MUTED)
+                axes.text(column, row + 0.24, total, ha="center", va="center", fontsize=SMALL - 2, color=INK)
         _rows(axes, [canvas.shorten(canvas.literal(name), 24) for name in names])
         axes.set_xlim(-0.55, len(names) - 1.45)
         axes.set_ylim(len(names) - 0.45, 0.45)
