@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from inverse_alignment.core.configuration import NOT_IDENTITY, Section
-from inverse_alignment.core.errors import UserError, nearest
+from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.records import MOST_WEIGHT, Split
 
 _NAME = r"^[A-Za-z0-9._-]+$"
@@ -152,15 +152,17 @@ class TableSource(StrengthSource):
     @model_validator(mode="after")
     def _settings_mean_something(self) -> TableSource:
         """A column or a default that this kind of row never reads is a mistake, not a wish."""
-        for given, allowed, prefix in (
-            (self.columns.model_fields_set, COLUMNS_OF[self.kind], "columns."),
-            (self.model_fields_set & set(_KIND_DEPENDENT), DEFAULTS_OF[self.kind], ""),
+        for given, of, prefix in (
+            (self.columns.model_fields_set, COLUMNS_OF, "columns."),
+            (self.model_fields_set & set(_KIND_DEPENDENT), DEFAULTS_OF, ""),
         ):
-            for name in sorted(given - set(allowed)):
+            for name in sorted(given - set(of[self.kind])):
+                kinds = " or ".join(kind for kind in of if name in of[kind])
+                own = f"; kind: {self.kind} has {', '.join(of[self.kind])}" if of[self.kind] else ""
                 raise UserError(
                     f"means nothing for kind: {self.kind}",
                     where=f"data.sources, source '{self.name}', {prefix}{name}",
-                    fix=f"remove it, or set the kind that has it; {nearest(name, list(allowed))}",
+                    fix=f"remove it, or set kind: {kinds}{own}",
                 )
         if (self.columns.votes_chosen is None) != (self.columns.votes_rejected is None):
             raise UserError(
