@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inverse_alignment.core.batches import TokenBatch, pad_left, pad_right, positions
+from inverse_alignment.core.batches import Sequences, TokenBatch, length_groups, pad_left, pad_right, positions
 
 rows = st.lists(st.lists(st.integers(1, 99), min_size=1, max_size=6), min_size=1, max_size=6)
 pairs = st.lists(
@@ -104,3 +104,35 @@ def test_inconsistent_shapes_are_refused(parts, said):
 def test_a_batch_is_frozen():
     with pytest.raises(AttributeError):
         batch([[1]], [[2]]).prompt_ids = IDS  # type: ignore[misc]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=12), most=st.integers(1, 200), price=st.integers(0, 60)
+)
+def test_rows_are_grouped_at_the_least_cost(lengths, most, price):
+    def cost(groups):
+        return sum(price + len(rows) * max(lengths[row] for row in rows) for rows in groups)
+
+    groups = length_groups(lengths, most, price)
+    assert sorted(row for rows in groups for row in rows) == list(range(len(lengths)))
+    assert all(len(rows) == 1 or len(rows) * max(lengths[row] for row in rows) <= most for rows in groups)
+    order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
+    cuts = range(2 ** (len(order) - 1)) if len(order) <= 9 else []  # every way to cut the sorted rows
+    for cut in cuts:
+        other, start = [], 0
+        for end in range(1, len(order) + 1):
+            if end == len(order) or cut >> (end - 1) & 1:
+                other.append(order[start:end])
+                start = end
+        if all(len(rows) == 1 or len(rows) * max(lengths[row] for row in rows) <= most for rows in other):
+            assert cost(groups) <= cost(other)
+
+
+def test_sequences_hold_prompts_and_answers_without_a_gap():
+    sequences = Sequences.of(batch([[5], [6, 7, 8]], [[11, 12, 13], [14]]))
+    assert sequences.input_ids[:, :4].tolist() == [[5, 11, 12, 13], [6, 7, 8, 14]]
+    assert sequences.rows.tolist() == [0, 0, 0, 1] and sequences.places.tolist() == [0, 1, 2, 2]
+    assert sequences.targets.tolist() == [11, 12, 13, 14]
+    spread = sequences.spread(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    assert spread.tolist() == [[1.0, 2.0, 3.0], [4.0, 0.0, 0.0]]
