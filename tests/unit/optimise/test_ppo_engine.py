@@ -1,4 +1,4 @@
-"""What PPO must not depend on (passes, chunks), where its reference moves, whose trunk its critic reads, its early stop."""
+"""What PPO must not depend on: passes, chunks. Where its reference moves, what its critic reads, when it stops early."""
 
 from __future__ import annotations
 
