@@ -276,7 +276,7 @@ def test_what_is_read_through_datasets():
             "set kind: preference; kind: prompt has prompt, messages, id, licence, split",
         ),
         (
-            {"kind": "prompt", "columns": {"response": None}},
+            {"kind": "prompt", "columns": {"response": "m"}},
             "columns.response",
             "set kind: demonstration or judgement; kind: prompt has prompt, messages, id, licence, split",
         ),
