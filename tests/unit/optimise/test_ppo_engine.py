@@ -1,4 +1,4 @@
-"""What PPO must not depend on: passes, chunks. Where its reference moves, what its critic reads, when it stops early."""
+"""What PPO must not depend on: passes, chunks. Where its reference moves, what its critic reads, when it stops."""
 
 from __future__ import annotations
 
