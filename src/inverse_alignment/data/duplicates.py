@@ -33,7 +33,7 @@ class DropNear(Section):
 
     Of rows whose first user turn and answers, each by itself, are nearly the same, and whose other turns are the same
     but for case and punctuation, the first in the order of precedence is kept. Prompts that open nearly the same lie in
-    one split, so that no test prompt has a twin in train.
+    one split, so that no test prompt has a twin in train; a new source may bring a twin and so move a prompt.
     """
 
     type: Literal["minhash"] = "minhash"
@@ -89,8 +89,10 @@ class Signatures:
         from datasketch import MinHashLSH
 
         self._settings = settings
+        error = (settings.threshold * (1 - settings.threshold) / settings.permutations) ** 0.5
+        self._twins_from = settings.threshold - 2 * error
         # one place of all three signatures agrees with probability s1 s2 s3, which for a match is threshold³ or more
-        bounds = (settings.threshold**_FIELDS, settings.threshold)
+        bounds = (settings.threshold**_FIELDS, self._twins_from)
         # whole signatures decide, so a band may bring together too many, but should miss few
         self._lsh = [MinHashLSH(bound, settings.permutations, weights=(0.1, 0.9)) for bound in bounds]
         paths = [folder / name for name in ("signatures", "bands", "opening-bands")]
@@ -133,7 +135,10 @@ class Signatures:
         ledger.drop(rows[np.array(gone, dtype=np.intp)], "near duplicate")
 
     def twins(self, ledger: Ledger) -> dict[int, int]:
-        """For prompts whose openings are nearly the same, the smallest id of all that are linked, directly or not."""
+        """For prompts whose openings are nearly the same, the smallest id of all that are linked, directly or not.
+
+        From two standard errors of the estimate below the threshold: a missed twin leaks, one too many does no harm.
+        """
         prompts = ledger.columns["prompt"][np.frombuffer(self._rows, dtype=np.int64)]
         _, first = np.unique(prompts, return_index=True)  # prompts of one id open alike, so any row of them will do
         members, buckets = self._shared_buckets(self._opening_bands, self._lsh[1].b, first)
@@ -157,7 +162,7 @@ class Signatures:
             others = np.flatnonzero(group[:place] != group[place])
             while len(others):  # a few at a time: in a large bucket most are linked after the first few
                 some, others = others[:_AT_ONCE], others[_AT_ONCE:]
-                similar = (openings[some] == openings[place]).mean(axis=-1) >= self._settings.threshold
+                similar = (openings[some] == openings[place]).mean(axis=-1) >= self._twins_from
                 for other in np.unique(group[some[similar]]):
                     both = np.isin(group, (other, group[place]))
                     group[both] = linked.link(int(other), int(group[place]))
