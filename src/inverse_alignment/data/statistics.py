@@ -139,14 +139,15 @@ def _others(ledger: Ledger, split: np.ndarray) -> dict[str, Statistics]:
             if key[0] != PAIR and key[1] == number:
                 lost[ledger.reasons.names[key[5]]] += count
         kept = rows[ledger.reason[rows] == KEPT]
+        kind = KIND_NAMES[int(columns["kind"][rows[0]])]
         found[ledger.datasets.names[number]] = {
-            "kind": KIND_NAMES[int(columns["kind"][rows[0]])],
+            "kind": kind,
             "rows": len(rows) + lost.total(),
             "kept": len(kept),
             "prompts": len(np.unique(columns["prompt"][kept])),
             "dropped": dict(sorted((lost + _dropped(ledger, rows)).items())),
             "splits": _splits(split[kept], columns["prompt"][kept], "rows"),
-            "response_words": _lengths(columns["first_words"][kept]),
+            "response_words": _lengths(columns["first_words"][kept if kind != "prompt" else kept[:0]]),
             "licences": _counts(columns["licence"][kept], ledger.licences.names),
         }
     return dict(sorted(found.items()))
