@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 DIVERGED, USER_ERROR, INTERRUPTED = 1, 2, 130
 PUBLISHED = Path("data/advice")
+CARD = Path("reports/data-card.html")
 
 
 class Verbs(TyperGroup):
@@ -51,7 +52,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 data = typer.Typer(
-    help="The published dataset.\n\nExample: inverse-alignment data make", no_args_is_help=True, rich_markup_mode=None
+    help="Files of data, and the published dataset.\n\nExample: inverse-alignment data inspect my/pairs.jsonl",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 server = typer.Typer(
     help="The project's Prefect server.\n\nExample: inverse-alignment server start",
@@ -66,7 +69,7 @@ Preset = Annotated[
     list[str] | None, typer.Option("--preset", help="name of a file in presets/, or a path; once", metavar="NAME")
 ]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="override; may be repeated", metavar="KEY=VALUE")]
-ReportDir = Annotated[Path, typer.Option("--report-dir", help="where report.html and summary.json go", metavar="DIR")]
+ReportDir = Annotated[Path, typer.Option("--report-dir", help="where the pages and summary.json go", metavar="DIR")]
 PARAMS, REPORTS = Path("params.yaml"), Path("reports/latest")
 
 
@@ -275,6 +278,40 @@ def make(
     typer.echo(f"{out}: {world.pairs} pairs{', as data.dvc records them' if verified else ''}")
 
 
+@data.command()
+def inspect(
+    paths: Annotated[list[Path], typer.Argument(help="files, or folders of files", metavar="FILE...")],
+    rows: Annotated[int, typer.Option("--rows", min=1, help="most rows to read of a file", metavar="N")] = 20_000,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="most time to read a file", metavar="S")] = 3.0,
+    as_json: Annotated[bool, typer.Option("--json", help="print the same facts as JSON")] = False,
+) -> None:
+    """Say what files of data hold, what is wrong with them, and how to write them under data.sources.
+
+    Example: inverse-alignment data inspect my/pairs.jsonl.gz --rows 1000
+    """
+    from flows.data import inspect as look_at
+
+    if not look_at(paths, rows, seconds, as_json):
+        raise typer.Exit(USER_ERROR)
+
+
+@data.command()
+def card(
+    out: Annotated[Path, typer.Option("--out", help="page to write", metavar="FILE")] = CARD,
+    params: Params = PARAMS,
+    preset: Preset = None,
+    overrides: Overrides = None,
+) -> None:
+    """Pool the data of a configuration, if that is not done yet, and write what it is made of as a page.
+
+    Example: inverse-alignment data card --out reports/my-card.html
+    """
+    from flows.data import write_card
+
+    config = _load(params, preset, overrides)
+    write_card(config, _flow(config), out, _console())
+
+
 @server.command()
 def start() -> None:
     """Start the project's Prefect server, and keep it until `stop`.
@@ -365,7 +402,8 @@ def _conclude(config: PipelineConfig, comparison: Path, report_dir: Path, second
 
     write_outputs(comparison, report_dir, seconds, config.digest())
     print_table(comparison, console)
-    lines = [f"report    {report_dir / 'report.html'}", f"summary   {report_dir / 'summary.json'}", *_viewers(config)]
+    pages = {"report": "report.html", "data card": "data-card.html", "summary": "summary.json"}
+    lines = [*(f"{label:<9} {report_dir / name}" for label, name in pages.items()), *_viewers(config)]
     for line in (*lines, f"done in {seconds:.0f} s"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -35,9 +35,9 @@ def run(root: Path, arms=synthetic.ARMS, rounds=3, seeds=(0,), **made) -> tuple[
     return out, build(inputs, config, context)
 
 
-def test_it_writes_two_files_and_returns_headline_metrics(tmp_path):
+def test_it_writes_three_files_and_returns_headline_metrics(tmp_path):
     out, metrics = run(tmp_path)
-    assert sorted(path.name for path in out.iterdir()) == ["comparison.json", "report.html"]
+    assert sorted(path.name for path in out.iterdir()) == ["comparison.json", "data-card.html", "report.html"]
     assert set(metrics) == {f"{a}.{m}" for a in synthetic.ARMS for m in ("gold_reward", "rm_score", "kl_to_sft")}
     assert all(isinstance(value, float) for value in metrics.values())
 
@@ -50,7 +50,7 @@ def test_without_gold_the_metric_is_null(tmp_path):
 def test_same_artifacts_same_bytes(tmp_path):
     first, _ = run(tmp_path / "a")
     second, _ = run(tmp_path / "b")
-    for name in ("comparison.json", "report.html"):
+    for name in ("comparison.json", "report.html", "data-card.html"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 

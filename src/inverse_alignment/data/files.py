@@ -194,7 +194,7 @@ def _lines(path: Path) -> int | None:
 
 
 def _items(path: Path) -> int | None:
-    """From the length of the first items, read in small pieces so that the place in the file is that of the last one."""
+    """From the length of the first items, read in small pieces: the place in the file is then that of the last."""
     import ijson
 
     until = time.monotonic() + COUNTED_SECONDS

@@ -24,12 +24,15 @@ class CompareStage(Section):
 
 
 def build(inputs: Mapping[str, Path], config: CompareStage, context: StageContext) -> dict[str, Any]:
-    """Write `comparison.json` and `report.html`; return every arm's final gold reward, RM score and KL, seed means.
+    """Write `comparison.json`, `report.html` and `data-card.html`.
+
+    Returns:
+        Every arm's final gold reward, RM score and KL, seed means.
 
     Raises:
         UserError: an input or one of its files is missing or cannot be read.
     """
-    from inverse_alignment.report import analysis
+    from inverse_alignment.report import analysis, card
     from inverse_alignment.report.collect import collect
     from inverse_alignment.report.comparison import PAGE, save
     from inverse_alignment.report.page import render
@@ -43,9 +46,11 @@ def build(inputs: Mapping[str, Path], config: CompareStage, context: StageContex
         config_digest=config.config_digest,
     )
     save(comparison, context.out)
-    context.report.progress(1, 2, "file")
+    context.report.progress(1, 3, "file")
     (context.out / PAGE).write_text(render(comparison), encoding="utf-8")
-    context.report.progress(2, 2, "file")
+    context.report.progress(2, 3, "file")
+    (context.out / card.PAGE).write_text(card.render(comparison.statistics), encoding="utf-8")
+    context.report.progress(3, 3, "file")
     headline: dict[str, Any] = {}
     for arm in comparison.arms:
         for name in ("gold_reward", "rm_score", "kl_to_sft"):

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.report import analysis, canvas, figures, table
+from inverse_alignment.report.card import PAGE as CARD
 from inverse_alignment.report.collect import collect
 from inverse_alignment.report.comparison import PAGE, Comparison, CurvePoint, load, save
 from inverse_alignment.report.headline import ONE_SEED, headline
@@ -114,8 +115,10 @@ def test_a_comparison_that_is_not_there_is_named(tmp_path):
 def test_summary_has_exactly_the_published_schema(comparison, tmp_path):
     save(comparison, tmp_path)
     (tmp_path / PAGE).write_text("page")
+    (tmp_path / CARD).write_text("card")
     write_outputs(tmp_path, tmp_path / "a" / "report", 12, "d" * 64)
     assert (tmp_path / "a" / "report" / PAGE).read_text() == "page"
+    assert (tmp_path / "a" / "report" / CARD).read_text() == "card"
     summary = json.loads((tmp_path / "a" / "report" / "summary.json").read_text())
     assert list(summary) == ["schema", "config_digest", "wall_seconds", "arms"]
     assert summary["schema"] == 1 and summary["wall_seconds"] == 12.0 and summary["config_digest"] == "d" * 64
@@ -305,7 +308,7 @@ def test_pictures_leave_every_colour_to_the_page(comparison):
 
 def test_page_asks_nobody_and_trusts_no_text(comparison, page):
     outside = re.findall(r"""(?:src|href|action)\s*=\s*["']?(?!#|data:)([^"'\s>]+)""", page.replace("&#34;", '"'))
-    assert [link for link in outside if not link.startswith("http://evil.example")] == []
+    assert [link for link in outside if not link.startswith("http://evil.example")] == ["data-card.html"]  # beside it
     assert "<img" not in page and "@import" not in page and "url(http" not in page
     assert synthetic.ATTACK not in page and "<script>alert" not in page
     assert "&lt;script&gt;alert(" in page
