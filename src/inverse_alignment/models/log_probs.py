@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,19 +19,18 @@ LOOK_TOKENS = 16_384
 """Padded tokens that are read at once where nobody says otherwise."""
 
 
-class TokenView(NamedTuple):
-    """What a policy says about the n response tokens of some sequences, (n,) each."""
-
-    log_probs: Tensor
-    entropy: Tensor
-
-
 class ReferenceView(NamedTuple):
-    """What policy and reference say about the same answers; (b, t) each, zero where the response mask is False."""
+    """What policy and reference say about the same answers; (b, t) each, zero where the response mask is False.
+
+    Attributes:
+        kl: exact KL(π || π_ref) in nats at each state.
+        entropy: of the policy's next-token distribution, nats.
+    """
 
     log_probs: Tensor
     ref_log_probs: Tensor
     kl: Tensor
+    entropy: Tensor
 
 
 def trunk_states(trunk: torch.nn.Module, sequences: Sequences) -> Tensor:
@@ -63,7 +61,7 @@ class Head:
     def logits(self, states: Tensor, temperature: float) -> Tensor:
         """Logits (n, v) divided by the sampling temperature, in float32."""
         logits: Tensor = self._linear(states) if self.is_linear else states
-        return logits.float() / temperature
+        return logits.float() if temperature == 1.0 else logits.float() / temperature
 
     @torch.no_grad()
     def _agrees(self) -> bool:
@@ -73,39 +71,27 @@ class Head:
         return bool(torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4))
 
 
-def token_view(head: Head, states: Tensor, targets: Tensor, temperature: float) -> TokenView:
-    """Log-probabilities and entropies of n response tokens.
+def token_log_probs(head: Head, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Log-probabilities (n,) of n response tokens.
 
     Where gradients are wanted and the logits are many, they are made again for the backward pass instead of kept.
     """
-    parts = [
-        _recomputed(_chunk_view, head, part, target, temperature) for part, target in _chunks(head, states, targets)
-    ]
-    return TokenView(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
+    vocabulary = head.policy.config.get_text_config().vocab_size
+    keep = len(states) * vocabulary < HEAD_NUMBERS // 2 or not torch.is_grad_enabled()
 
+    def of(part: Tensor, target: Tensor) -> Tensor:
+        return chosen_log_probs(head.logits(part, temperature), target)
 
-def _chunks(head: Head, states: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    rows = max(1, HEAD_NUMBERS // head.policy.config.get_text_config().vocab_size)
-    yield from zip(states.split(rows), targets.split(rows), strict=True)
-
-
-def _recomputed(function: Callable[..., Any], head: Head, states: Tensor, targets: Tensor, temperature: float) -> Any:
-    few = len(states) * head.policy.config.get_text_config().vocab_size < HEAD_NUMBERS // 2
-    if few or not torch.is_grad_enabled():
-        return function(head, states, targets, temperature)
-    return checkpoint(function, head, states, targets, temperature, use_reentrant=False)
-
-
-def _chunk_view(head: Head, states: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    logits = head.logits(states, temperature)
-    with torch.no_grad():
-        entropy = token_entropy(logits)
-    return chosen_log_probs(logits, targets), entropy
+    rows = max(1, HEAD_NUMBERS // vocabulary)
+    parts = zip(states.split(rows), targets.split(rows), strict=True)
+    return torch.cat(
+        [of(*part) if keep else checkpoint(of, *part, use_reentrant=False) for part in parts]
+    )
 
 
 def chosen_log_probs(logits: Tensor, response_ids: Tensor) -> Tensor:
-    """`log softmax(logits)` at the response tokens: (..., v) and (...) to (...)."""
-    return logits.gather(-1, response_ids.unsqueeze(-1)).squeeze(-1) - torch.logsumexp(logits, -1)
+    """`log softmax(logits)` at the response tokens: (n, v) and (n,) to (n,)."""
+    return -torch.nn.functional.cross_entropy(logits, response_ids, reduction="none")
 
 
 @torch.no_grad()
@@ -122,7 +108,7 @@ def compare_with_reference(
         tokens: padded tokens read at once; changes nothing but speed, memory and rounding.
     """
     heads = Head(policy), Head(reference)
-    found = torch.zeros((3, *batch.response_mask.shape), device=batch.response_ids.device)
+    found = torch.zeros((len(ReferenceView._fields), *batch.response_mask.shape), device=batch.response_ids.device)
     for index in grouped(batch, tokens):
         sequences = Sequences.of(batch.rows(index))
         states = [head.states(sequences) for head in heads]
@@ -134,13 +120,13 @@ def compare_with_reference(
 
 
 def compared(heads: tuple[Head, Head], states: list[Tensor], targets: Tensor, temperature: float) -> ReferenceView:
-    """The three numbers for n response tokens, (n,) each, some logits at a time."""
+    """`ReferenceView` of n response tokens, (n,) each, some logits at a time."""
     rows = max(1, HEAD_NUMBERS // heads[0].policy.config.get_text_config().vocab_size // 2)
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, ...]] = []
     for mine, theirs, target in zip(states[0].split(rows), states[1].split(rows), targets.split(rows), strict=True):
         logits, ref_logits = (head.logits(part, temperature) for head, part in zip(heads, (mine, theirs), strict=True))
-        kl = exact_kl(logits, ref_logits)
-        parts.append((chosen_log_probs(logits, target), chosen_log_probs(ref_logits, target), kl))
+        log_probs = chosen_log_probs(logits, target), chosen_log_probs(ref_logits, target)
+        parts.append((*log_probs, exact_kl(logits, ref_logits), token_entropy(logits)))
     return ReferenceView(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 

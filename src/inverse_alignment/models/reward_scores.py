@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from inverse_alignment.core.batches import pad_right
+from inverse_alignment.core.batches import length_groups, pad_right
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.records import Prompt
 from inverse_alignment.models.loading import load_reward_model, place
@@ -71,10 +71,9 @@ class RewardScorer:
             encode_full(self.tokenizer, prompt, response, self.max_tokens)
             for prompt, response in zip(prompts, responses, strict=True)
         ]
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        lengths = [len(row) for row in ids]
         scores = np.empty(len(ids))
-        for start in range(0, len(order), self.rows):
-            chunk = order[start : start + self.rows]
+        for chunk in length_groups(lengths, self.rows * self.max_tokens):
             tokens, mask = pad_right([ids[i] for i in chunk], self.tokenizer.pad_token_id, self.model.device)
             logits = self.model(input_ids=tokens, attention_mask=mask.long()).logits
             scores[chunk] = logits.squeeze(-1).double().cpu().numpy()

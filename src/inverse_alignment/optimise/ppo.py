@@ -27,7 +27,7 @@ from inverse_alignment.maths.kl import k3, next_kl_coefficient
 from inverse_alignment.maths.masked import masked_mean, masked_sum, masked_var, masked_whiten
 from inverse_alignment.maths.surrogate import policy_loss, value_loss
 from inverse_alignment.models.heads import ValueHead, ValueModel, load_optimizer, save_optimizer
-from inverse_alignment.models.log_probs import LOOK_TOKENS, Head, compared, grouped, token_view
+from inverse_alignment.models.log_probs import LOOK_TOKENS, Head, compared, grouped, token_log_probs
 from inverse_alignment.optimise.settings import (
     AdaptiveKl,
     FrozenReference,
@@ -84,12 +84,14 @@ class View(NamedTuple):
 
     Attributes:
         kl: exact KL(π || SFT) in nats.
+        entropy: of the policy's next-token distribution, nats.
     """
 
     log_probs: Tensor
     ref_log_probs: Tensor
     sft_log_probs: Tensor
     kl: Tensor
+    entropy: Tensor
     values: Tensor
 
 
@@ -200,10 +202,10 @@ def look(learner: Learner, batch: TokenBatch, temperature: float) -> View:
         mine = compared((policy, sft), [states, sft.states(sequences)], sequences.targets, temperature)
         reference = mine.ref_log_probs
         if moving is not None:
-            reference = token_view(moving, moving.states(sequences), sequences.targets, temperature).log_probs
+            reference = token_log_probs(moving, moving.states(sequences), sequences.targets, temperature)
         values = learner.value(sequences) if isinstance(learner.value, ValueModel) else learner.value.values(states)
         width = sequences.mask.shape[-1]
-        view = View(mine.log_probs, reference, mine.ref_log_probs, mine.kl, values)
+        view = View(mine.log_probs, reference, mine.ref_log_probs, mine.kl, mine.entropy, values)
         for place, numbers in enumerate(view):
             found[place, index, :width] = sequences.spread(numbers)
     return View(*found)
@@ -343,14 +345,12 @@ def _backward(
         with torch.set_grad_enabled(not frozen):
             states = head.states(sequences)
     if not frozen and states is not None:
-        view = token_view(head, states, sequences.targets, config.temperature)
-        log_probs = sequences.spread(view.log_probs)
+        log_probs = sequences.spread(token_log_probs(head, states, sequences.targets, config.temperature))
         result = policy_loss(log_probs, part.log_probs, part.advantages, mask, config.clip)
         loss = loss + result.loss
         measured |= {
             "policy_loss": result.loss.detach(),
             "clipped_share": result.clipped.detach(),
-            "entropy": view.entropy.mean(),
             "update_kl": masked_mean(k3(part.log_probs, log_probs.detach()), mask),
         }
     values = learner.value(sequences) if states is None or not shared else learner.value.values(states)
@@ -389,6 +389,7 @@ def _describe(
         "kl_k1": float(masked_sum(view.log_probs - view.sft_log_probs, mask, -1).mean()),
         "kl_k3": float(masked_sum(k3(view.log_probs, view.sft_log_probs), mask, -1).mean()),
         "kl_to_reference": float(masked_sum(k3(view.log_probs, view.ref_log_probs), mask, -1).mean()),
+        "entropy": float(masked_mean(view.entropy, mask)),
         "tokens": float(mask.sum(-1).float().mean()),
         "ended_share": float(ended.mean()),
         "explained_variance": float(1 - residual / masked_var(estimate.returns, mask).clamp(min=1e-8)),

@@ -10,7 +10,7 @@ from inverse_alignment.core.batches import Sequences
 from inverse_alignment.generation.answers import batch_of
 from inverse_alignment.models import log_probs
 from inverse_alignment.models.heads import ValueHead, ValueModel
-from inverse_alignment.models.log_probs import Head, compare_with_reference, grouped, token_view
+from inverse_alignment.models.log_probs import Head, compare_with_reference, grouped, token_log_probs
 from inverse_alignment.optimise import ppo
 from inverse_alignment.optimise.settings import FixedKl, HardReference, SharedCritic, SoftReference
 from tests.unit.models import tiny
@@ -82,16 +82,16 @@ def test_logits_made_in_chunks_and_again_for_the_backward_pass_change_nothing(mo
     def look():
         policy.zero_grad()
         head = Head(policy)
-        view = token_view(head, head.states(sequences), sequences.targets, 0.8)
-        (view.log_probs * torch.linspace(0, 1, len(view.log_probs))).sum().backward()
-        return view, [p.grad.clone() for p in policy.parameters()]
+        found = token_log_probs(head, head.states(sequences), sequences.targets, 0.8)
+        (found * torch.linspace(0, 1, len(found))).sum().backward()
+        return found.detach(), [p.grad.clone() for p in policy.parameters()]
 
     whole, gradient = look()
     monkeypatch.setattr(log_probs, "HEAD_NUMBERS", 3 * policy.config.vocab_size)
     chunked, again = look()
     torch.testing.assert_close(chunked, whole, **CLOSE)
     torch.testing.assert_close(again, gradient, **CLOSE)
-    assert len(whole.log_probs) > 6  # several chunks
+    assert len(whole) > 6  # several chunks
 
 
 def test_a_model_that_does_more_than_a_linear_map_is_asked_for_its_own_logits():
@@ -103,13 +103,13 @@ def test_a_model_that_does_more_than_a_linear_map_is_asked_for_its_own_logits():
     assert not head.is_linear
     done = ppo.answer(tiny.policy(), tiny.tokenizer(), tiny.PROMPTS, [1, 2, 3, 4], tiny.sampling(4))
     sequences = Sequences.of(batch_of(done, 0, policy.device))
-    view = token_view(head, head.states(sequences), sequences.targets, 1.0)
+    found = token_log_probs(head, head.states(sequences), sequences.targets, 1.0)
     for row, given in enumerate(done):
         ids = torch.tensor([given.prompt_ids + given.response_ids])
         with torch.no_grad():
             expected = torch.log_softmax(policy(input_ids=ids).logits[0], -1)
         start = len(given.prompt_ids)
-        mine = view.log_probs[sequences.rows == row].tolist()
+        mine = found[sequences.rows == row].tolist()
         assert mine == pytest.approx(
             [float(expected[start + t - 1, token]) for t, token in enumerate(given.response_ids)], abs=1e-4
         )
