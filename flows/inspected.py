@@ -9,6 +9,7 @@ from rich import box
 from rich.columns import Columns
 from rich.console import Console, RenderableType
 from rich.padding import Padding
+from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +21,7 @@ NAMED = 8  # most names in a list, and policies in a table
 SHOWN_LINES = 6
 CONTAINERS = {"jsonl": "JSON Lines", "json": "JSON array", "parquet": "Parquet", "dataset": "saved by datasets"}
 COLOURS = {"chosen": "green", "rejected": "red", "label": "yellow"}
+UNNAMED = "unnamed"
 STRENGTHS = {"margins": "margin", "soft_labels": "soft label"}
 BROKEN, STRANGE, FINE = "red", "yellow", "green"
 
@@ -34,6 +36,8 @@ def show(
         others: files that were not looked at.
     """
     for each in found:
+        if len(found) > 1:
+            console.print(Rule(style="dim"))
         for part in _file(each):
             console.print(part, soft_wrap=isinstance(part, Text), highlight=False)
     if len(found) > 1:
@@ -48,7 +52,6 @@ def show(
 
 
 def _file(found: Inspection) -> Iterator[RenderableType]:
-    yield Text()
     yield Text(_clean(found.path), style="bold")
     yield Text(_extent(found), style="dim")
     if found.layout:
@@ -65,10 +68,11 @@ def _file(found: Inspection) -> Iterator[RenderableType]:
         yield Padding(_problems(found), (1, 0, 0, 2))
     if found.examples:
         yield Padding(_examples(found), (1, 0, 0, 2))
-    for note in found.notes:
-        yield Text.assemble(("  note ", STRANGE), _clean(note))
+    if found.notes:
+        yield Padding(_notes(found.notes), (1, 0, 0, 2))
     if found.snippet:
-        yield Text.assemble("\n  ", ("under data.sources:", "dim"))
+        whole = ", once the file is whole" if found.fault else ""
+        yield Text.assemble("\n  ", (f"under data.sources{whole}:", "dim"))
         yield _snippet(found.snippet)
 
 
@@ -138,7 +142,7 @@ def _lines(found: Inspection) -> Iterator[tuple[str, Text]]:
         yield "weights", Text(f"{facts['weights']:,} rows have one")
     for name in ("annotators", "splits"):
         if facts[name]:
-            yield name, Text(_names(facts[name]))
+            yield name, Text("unknown" if set(facts[name]) == {UNNAMED} else _names(facts[name]))
     yield "licences", _licences(facts["licences"])
 
 
@@ -179,7 +183,7 @@ def _table(*columns: str) -> Table:
 
 
 def _words(words: Mapping[str, Mapping[str, float]]) -> Table:
-    table = _table("words per answer", "mean", "median", "95 % below")
+    table = _table("words per answer", "mean", "median", "95 % up to")
     for name, values in words.items():
         table.add_row(
             Text(name, style=COLOURS.get(name, "")), *(f"{values[key]:,.0f}" for key in ("mean", "median", "p95"))
@@ -208,8 +212,7 @@ def _sources(sources: Mapping[str, int]) -> Table:
 
 
 def _names(counts: Mapping[str, int]) -> str:
-    said = {"unnamed": "unnamed", **{name: _clean(name) for name in counts}}
-    listed = [f"{said[name]} {count:,}" for name, count in list(counts.items())[:NAMED]]
+    listed = [f"{_clean(name)} {count:,}" for name, count in list(counts.items())[:NAMED]]
     return ", ".join(listed) + (f" and {len(counts) - NAMED} more" if len(counts) > NAMED else "")
 
 
@@ -265,6 +268,15 @@ def _short(text: str) -> str:
     return "\n".join([*lines[:SHOWN_LINES], *(["…"] if lines[SHOWN_LINES:] else [])])
 
 
+def _notes(notes: Sequence[str]) -> Table:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(style=STRANGE, no_wrap=True)
+    grid.add_column(overflow="fold")
+    for note in notes:
+        grid.add_row("note", Text(_clean(note)))
+    return grid
+
+
 def _snippet(snippet: str) -> Text:
     text = Text()
     for line in snippet.splitlines():
@@ -290,7 +302,9 @@ def _overview(found: Sequence[Inspection]) -> Padding:
             else f"{'' if each.complete else '~'}{each.total if each.complete else _round(each.total):,}"
         )
         used = _share(facts["used"] / each.rows) if facts else "–"
-        what = Text.assemble((f"{mark} ", colour), _clean(each.layout or (trouble.what if trouble else "")))
+        what = Text.assemble(
+            (f"{mark} ", colour), _clean(trouble.what if trouble and (each.fault or not each.layout) else each.layout)
+        )
         table.add_row(
             Text(_clean(each.path.removeprefix(prefix))),
             total,
