@@ -369,9 +369,9 @@ def parquet_rows(path: Path, columns: Sequence[str] | None = None) -> Reading:
                     yield (
                         _unpacked(batch, place, path, number) if values is None else Row(number, values, present, path)
                     )
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(
-            f"not a readable Parquet file: {str(error).splitlines()[0]}",
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        raise UserError(  # whatever the bytes of a damaged file may say
+            f"not a readable Parquet file: {_first_and_last(error)}",
             where=f"{path}, after row {number}",
             fix="fetch the file again, or set the source's format to what it is",
         ) from error
@@ -396,7 +396,7 @@ def _unpacked(batch: RecordBatch, place: int, path: Path, number: int) -> Row | 
         except (ValueError, OverflowError) as error:
             return BadRow(
                 "unreadable",
-                f"cannot be read: {str(error).splitlines()[0]}",
+                f"cannot be read: {_first_and_last(error)}",
                 where=f"{path}, row {number}, field '{name}'",
                 fix="correct the value, or leave the row out",
             )

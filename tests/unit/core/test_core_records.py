@@ -8,7 +8,24 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from inverse_alignment.core.errors import UserError
-from inverse_alignment.core.records import Comparison, Message, Prompt, Provenance, Rollout, read_jsonl, write_jsonl
+from inverse_alignment.core.records import (
+    MOST_WEIGHT,
+    SPLITS,
+    Authorship,
+    Comparison,
+    Demonstration,
+    Example,
+    Judgement,
+    Message,
+    Origin,
+    Prompt,
+    PromptOnly,
+    Provenance,
+    Rollout,
+    iter_jsonl,
+    read_jsonl,
+    write_jsonl,
+)
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 provenance = Provenance(dataset="d", original_id="1")
@@ -79,6 +96,38 @@ def test_what_is_written_is_read(tmp_path_factory, rows):
     assert read_jsonl(path, Comparison) == records
 
 
+@given(text, text, st.sampled_from(SPLITS), st.booleans())
+def test_every_kind_of_row_is_read_as_it_was_written(tmp_path_factory, prompt, response, split, label):
+    folder = tmp_path_factory.mktemp("r")
+    origin = {"dataset": "d", "original_id": "1", "split": split}
+    asked = Prompt.from_text(prompt)
+    author = Authorship(**origin, source="p", annotator="a")
+    rows: list[Example] = [
+        PromptOnly(prompt=asked, provenance=Origin(**origin)),
+        Demonstration(prompt=asked, response=response, weight=0.5, provenance=author),
+        Judgement(prompt=asked, response=response, label=label, provenance=author),
+        Comparison(
+            prompt=asked, chosen=response, rejected="", margin=0.1, soft_label=0.9, provenance=Provenance(**origin)
+        ),
+    ]
+    for row in rows:
+        write_jsonl(folder / "one.jsonl", [row])
+        assert read_jsonl(folder / "one.jsonl", type(row)) == [row]
+        assert row.id == "d/1" and row.provenance.split == split
+
+
+def test_reading_is_lazy_and_keeps_line_breaks_of_texts(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    odd = pair(chosen="a\r\nb\rc\u2028d\x85e")
+    write_jsonl(path, [odd])
+    with path.open("ab") as file:
+        file.write(b"{broken\n")
+    records = iter_jsonl(path, Comparison)
+    assert next(records) == odd
+    with pytest.raises(UserError):
+        next(records)
+
+
 GOOD = pair().model_dump_json()
 
 
@@ -92,12 +141,17 @@ GOOD = pair().model_dump_json()
         (GOOD.replace('"role":"user"', '"role":"robot"'), "prompt.messages.0.role"),
         (GOOD.replace('"original_id"', '"original"'), "provenance.original_id"),
         (GOOD.replace('"weight":1.0', '"weight":0'), "weight"),
+        (GOOD.replace('"weight":1.0', '"weight":null'), "weight"),
+        (GOOD.replace('"soft_label":null', '"soft_label":0.4'), "soft_label"),
+        (GOOD.replace('"split":null', '"split":"hold out"'), "provenance.split"),
+        (GOOD.replace('"a"', '"\udcff"'), "line"),
+        ("[" * 100_000, "line"),
         (GOOD[:-1] + ',"extra":1}', "extra"),
     ],
 )
 def test_a_bad_line_is_refused_by_file_line_and_field(tmp_path, line, field):
     path = tmp_path / "pairs.jsonl"
-    path.write_text(f"{GOOD}\n{line}\n{GOOD}\n")
+    path.write_bytes(f"{GOOD}\n{line}\n{GOOD}\n".encode(errors="surrogateescape"))
     with pytest.raises(UserError) as error:
         read_jsonl(path, Comparison)
     assert error.value.where == f"{path}, line 2, field '{field}'"
@@ -123,6 +177,16 @@ def test_records_are_frozen_and_strict():
             tokens=-1,
             ended=True,
         )
+
+
+@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf"), 1.1 * MOST_WEIGHT])
+@pytest.mark.parametrize("margin", [None, float("nan"), 0, 1.1])
+def test_numbers_that_json_or_a_loss_cannot_hold(weight, margin):
+    with pytest.raises(ValidationError, match="weight"):
+        Comparison.model_validate({**pair().model_dump(), "weight": weight})
+    if margin is not None:
+        with pytest.raises(ValidationError, match="margin"):
+            Comparison.model_validate({**pair().model_dump(), "margin": margin})
 
 
 def test_a_pair_is_named_by_dataset_and_row():
