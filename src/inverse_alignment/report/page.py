@@ -447,7 +447,7 @@ def _facts(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cell(name: str, value: Any) -> str:
-    if value is None:
+    if value is None or value == []:
         return number(None)
     if isinstance(value, bool):
         return str(value).lower()

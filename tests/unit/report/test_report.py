@@ -338,6 +338,13 @@ def test_page_speaks_of_an_audit_model_only_where_there_is_one(comparison, page)
         assert "as far as the audit model can tell" in page and "the audit score falls by more than" in page
 
 
+def test_an_audit_that_sees_no_fall_is_no_all_clear(tmp_path):
+    case = {**CASES["audit"], "arms": ("similarity",)}
+    html = render(read(synthetic.make(tmp_path, **case), case))
+    assert "Models that learned from like data may both be wrong" in html
+    assert "No arm shows over-optimisation" not in html and "Over-optimised" not in html
+
+
 def test_page_with_many_source_policies_shows_all_of_them_the_small_ones_last(tmp_path):
     names = tuple(f"policy-{number:02}" for number in range(59))
     case = {**CASES["no gold"], "sources": names}
@@ -416,7 +423,7 @@ def test_statistics_of_other_shapes_are_shown_and_not_spelt_as_code():
             (
                 ("many", "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, … (100)"),
                 ("mixed", "k 1, 2"),
-                ("empty", ""),
+                ("empty", "–"),
                 ("nothing", "–"),
             ),
         ),
