@@ -16,7 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,10 +27,11 @@ from inverse_alignment.core.configuration import Section, identity_of
 from inverse_alignment.core.context import RuntimeConfig, StageContext
 from inverse_alignment.core.errors import UserError, nearest
 from inverse_alignment.core.fingerprint import code_digest, fingerprint, identity, versions
-from inverse_alignment.core.metrics import FileReport
+from inverse_alignment.core.metrics import FileReport, never
 from inverse_alignment.core.store import Entry, Store
 from inverse_alignment.stages.registry import STAGES, StageSpec
 from tasks import external
+from tasks.signals import deferred_sigterm
 
 Stages = Mapping[str, StageSpec]
 PLANNED = ("pending", "node")  # schemes of the artifacts that `Graph` and `Plan` hand out
@@ -208,8 +209,9 @@ class Execute:
             importlib.import_module("torch").set_num_threads(self.runtime.threads)
         stage = importlib.import_module(spec.module)
         inputs = {name: self.store.local(artifact) for name, artifact in node.inputs.items()}
-        context = StageContext(out, partial, FileReport(live, listen), self.runtime, node.seed or 0)
-        metrics = stage.build(inputs, node.config, context)
+        with deferred_sigterm() if spec.resumes else nullcontext(never) as asked_to_stop:
+            report = FileReport(live, listen, asked_to_stop)
+            metrics = stage.build(inputs, node.config, StageContext(out, partial, report, self.runtime, node.seed or 0))
         if live.exists():
             shutil.copyfile(live, out / METRICS)  # a copy: killed before the artifact appears, its rows are still there
         facts = _circumstances(self.runtime, time.perf_counter() - began)

@@ -24,6 +24,18 @@ class Report(Protocol):
     def progress(self, done: int, total: int, unit: str) -> None:
         """Say that `done` of `total` units of work are finished."""
 
+    def stopping(self) -> bool:
+        """Whether the stage is asked to write a checkpoint now and end with `Stopped`."""
+
+
+class Stopped(Exception):
+    """A stage was asked to stop, and did so after a checkpoint: run again, it goes on from there."""
+
+
+def never() -> bool:
+    """Nobody asks a stage to stop."""
+    return False
+
 
 def ignore(done: int, total: int, unit: str, values: Mapping[str, float]) -> None:
     """A listener that does not listen."""
@@ -35,6 +47,7 @@ class FileReport:
 
     path: Path
     listener: Listener = ignore
+    asked_to_stop: Callable[[], bool] = never
 
     def __post_init__(self) -> None:
         self._newest: dict[str, float] = {}
@@ -49,6 +62,10 @@ class FileReport:
     def progress(self, done: int, total: int, unit: str) -> None:
         """See `Report.progress`."""
         self.listener(done, total, unit, self._newest)
+
+    def stopping(self) -> bool:
+        """See `Report.stopping`."""
+        return self.asked_to_stop()
 
 
 def truncate_metrics(path: Path, step: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from inverse_alignment.core import checkpoint
-from inverse_alignment.core.metrics import METRICS_EVERY, Report, truncate_metrics
+from inverse_alignment.core.metrics import METRICS_EVERY, Report, Stopped, truncate_metrics
 from inverse_alignment.core.seeding import derive_seed
 
 BATCHES_PER_STRETCH = 16
@@ -120,8 +120,10 @@ class Reporting(TrainerCallback):
         self._report.progress(state.global_step, state.max_steps, "steps")
         if state.global_step == state.max_steps:
             control.should_log = True
-        elif state.global_step % METRICS_EVERY == 0 and time.monotonic() - self._saved >= self._seconds:
-            control.should_save = True
+        elif state.global_step % METRICS_EVERY == 0:
+            stopping = self._report.stopping()
+            control.should_save = stopping or time.monotonic() - self._saved >= self._seconds
+            control.should_training_stop = stopping
         return control
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -150,7 +152,11 @@ class Reporting(TrainerCallback):
 
 
 def train(trainer: Trainer, partial: Path, report: Report, checkpoint_seconds: float) -> dict[str, float]:
-    """Train, going on from the newest whole checkpoint in `partial`; returns steps and the mean training loss."""
+    """Train, going on from the newest whole checkpoint in `partial`; returns steps and the mean training loss.
+
+    Raises:
+        Stopped: the report asked for it, and a checkpoint was written.
+    """
     trainer.add_callback(Reporting(report, partial, checkpoint_seconds))
     trainer.remove_callback(PrinterCallback)  # its per-step dicts would drown the display; the report has the numbers
     resume = checkpoint.newest(partial)
@@ -159,6 +165,8 @@ def train(trainer: Trainer, partial: Path, report: Report, checkpoint_seconds: f
         shutil.rmtree(partial / f"checkpoint-{damaged}")
     truncate_metrics(partial / "metrics.jsonl", reached)
     result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if result.global_step < trainer.state.max_steps:
+        raise Stopped(f"stopped after {result.global_step} of {trainer.state.max_steps} steps")
     return {"steps": float(result.global_step), "train_loss": _mean_loss(trainer.state.log_history)}
 
 

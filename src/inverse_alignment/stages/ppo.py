@@ -85,6 +85,7 @@ def _run(
     import time
 
     from inverse_alignment.core import checkpoint
+    from inverse_alignment.core.metrics import Stopped
     from inverse_alignment.data.aggregate import read_prompts
     from inverse_alignment.generation.answers import Sampling, choose_prompts
     from inverse_alignment.models.loading import save_model
@@ -103,7 +104,8 @@ def _run(
         if learner.step % ppo.samples_every == 0 or learner.step == first + ppo.steps:
             _keep_samples(context.partial / "samples.jsonl", learner.step, asked, done)
         context.report.progress(learner.step - first, ppo.steps, "steps")
-        if time.monotonic() - saved >= runtime.checkpoint_seconds:
+        stopping = context.report.stopping() and learner.step < first + ppo.steps
+        if stopping or time.monotonic() - saved >= runtime.checkpoint_seconds:
 
             def write(folder: Path) -> None:
                 save_model(learner.policy, tokenizer, folder / "policy")
@@ -111,6 +113,8 @@ def _run(
 
             checkpoint.save(context.partial, learner.step, write)
             saved = time.monotonic()
+        if stopping:
+            raise Stopped(f"stopped after {learner.step - first} of {ppo.steps} iterations")
 
 
 def _keep_samples(path: Path, step: int, prompts: Any, done: Any) -> None:

@@ -18,6 +18,7 @@ class StageSpec:
         parts: subfolders of the artifact that other stages take alone.
         packages: whose versions are part of the result's identity.
         gpu: whether it wants an accelerator slot.
+        resumes: whether it writes checkpoints, and one more when it is asked to stop.
     """
 
     module: str
@@ -25,6 +26,7 @@ class StageSpec:
     parts: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     gpu: bool = False
+    resumes: bool = False
 
 
 STAGES: dict[str, StageSpec] = {
@@ -37,16 +39,18 @@ STAGES: dict[str, StageSpec] = {
         (),
         ("transformers", "tokenizers", "pyarrow", "ijson", "datasets", "datasketch", "numpy"),
     ),
-    "sft": StageSpec("inverse_alignment.stages.sft", "sft", ("policy",), WITH_TRL, gpu=True),
+    "sft": StageSpec("inverse_alignment.stages.sft", "sft", ("policy",), WITH_TRL, gpu=True, resumes=True),
     "rollout": StageSpec("inverse_alignment.stages.rollout", "rollouts", (), TRAINING, gpu=True),
-    "reward_model": StageSpec("inverse_alignment.stages.reward_model", "reward", ("model",), WITH_TRL, gpu=True),
+    "reward_model": StageSpec(
+        "inverse_alignment.stages.reward_model", "reward", ("model",), WITH_TRL, gpu=True, resumes=True
+    ),
     "select": StageSpec(
         "inverse_alignment.stages.select", "selection", (), ("numpy", "scikit-learn", "sentence-transformers"), gpu=True
     ),
     "refresh": StageSpec(
-        "inverse_alignment.stages.refresh", "reward", ("model",), (*WITH_TRL, "scikit-learn"), gpu=True
+        "inverse_alignment.stages.refresh", "reward", ("model",), (*WITH_TRL, "scikit-learn"), gpu=True, resumes=True
     ),
-    "ppo": StageSpec("inverse_alignment.stages.ppo", "ppo", ("policy", "state"), TRAINING, gpu=True),
+    "ppo": StageSpec("inverse_alignment.stages.ppo", "ppo", ("policy", "state"), TRAINING, gpu=True, resumes=True),
     "evaluate": StageSpec("inverse_alignment.stages.evaluate", "evaluation", (), TRAINING, gpu=True),
     "compare": StageSpec("inverse_alignment.stages.compare", "comparison", (), ("matplotlib", "jinja2")),
 }
