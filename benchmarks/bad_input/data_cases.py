@@ -215,12 +215,12 @@ FILES = [
         ("inverse-alignment data make",),
     ),
     Case(
-        "missing-file-to-inspect",
+        "missing-file-to-show",
         lambda project: project.write("data/my-pairs.jsonl", lines(rows())),
         ("no such file",),
         ("data/my-pair.jsonl",),
         ("did you mean 'my-pairs.jsonl'?",),
-        ("data", "inspect", "data/my-pair.jsonl"),
+        ("tokens", "data/my-pair.jsonl"),
     ),
     Case(
         "missing-folder",
@@ -488,8 +488,8 @@ ROWS = [
             ),
         ),
         ("trian",),
-        ("data/mine",),
-        ("split",),
+        ("data/mine", "dataset.split"),
+        ("did you mean 'train'?",),
     ),
 ]
 
@@ -518,7 +518,7 @@ POOLS = [
     Case(
         "all-pairs-too-long-to-keep",
         _all_dropped_as_too_long,
-        ("12 of 12 rows (100%)", "too long"),
+        ("12 of 12 rows (100%)", "longer than the context: 12"),
         ("source 'mine'", "data.aggregate.max_dropped_share=0.5"),
         ("raise the models' context",),
     ),

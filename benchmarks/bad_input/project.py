@@ -26,11 +26,11 @@ from inverse_alignment.world.text import WorldConfig, write_dataset
 ROOT = Path(__file__).parents[2]
 PAIRS = "data/advice/pairs.jsonl"
 WORLD = WorldConfig(prompts=48, pairs=160)
-CONTEXT = 96
+CONTEXT = 256
 SMALL: dict[str, Any] = {  # differences from params.yaml: every stage for real, each within seconds
     "data": {"aggregate": {"shares": {"train": 0.55, "validation": 0.15, "gate": 0.15, "test": 0.15}}},
     "models": {
-        role: {"vocab_size": 320, "hidden_size": 16, "layers": 1, "heads": 2, "context": CONTEXT}
+        role: {"vocab_size": 400, "hidden_size": 16, "layers": 1, "heads": 2, "context": CONTEXT}
         for role in ("policy", "reward")
     },
     "sft": {"epochs": 1},
