@@ -73,21 +73,28 @@ def open_file(path: Path) -> File:
 
 def find(path: Path) -> tuple[list[Path], list[Path]]:
     """The files of a folder, at any depth, that hold rows by their names, and its other files; a file is itself."""
-    if not path.is_dir() or _is_saved(path):
+    if not path.is_dir():
         return [path], []
+    found, others = _inside(path)
+    return found or [path], others
+
+
+def _inside(folder: Path) -> tuple[list[Path], list[Path]]:
+    if _is_saved(folder):
+        return [folder], []
     suffixes = tuple(suffix for each in SUFFIXES.values() for suffix in each)
     found: list[Path] = []
     others: list[Path] = []
-    for child in sorted(path.iterdir()):
+    for child in sorted(folder.iterdir()):
         if child.name.startswith("."):
             continue
-        if child.is_dir():
-            inside, besides = ([child], []) if _is_saved(child) else find(child)
-            found += [each for each in inside if each != child or _is_saved(child)]
-            others += besides
-        else:
+        if child.is_file():
             (found if child.name.endswith(suffixes) else others).append(child)
-    return found or [path], others
+        elif child.is_dir() and not child.is_symlink():  # a link may lead back here
+            below, besides = _inside(child)
+            found += below
+            others += besides
+    return found, others
 
 
 def what_else(file: File, first: UserError) -> UserError:

@@ -98,13 +98,21 @@ def _table(columns: Columns) -> Recognised:
     response = columns.find("response", *TEXTS)
     if response and response != prompt and (prompt or messages or columns.shapes[response] == "chat"):
         return _single_answer(columns, {"prompt": prompt, "messages": messages, "response": response})
-    if messages and most(columns.values[messages], lambda turns: turns[-1].get("role") == "assistant"):
+    if messages and most(columns.values[messages], _ends_in_answer):
         draft = _draft("demonstration", columns, {"messages": messages})
         return Recognised("demonstrations, conversational, the answer is the last message", draft)
     if prompt or messages:
         draft = _draft("prompt", columns, {"prompt": prompt, "messages": messages})
         return Recognised(f"prompts, {_style(columns, prompt, messages)}", draft)
     return _unknown(columns)
+
+
+def _ends_in_answer(turns: Any) -> bool:
+    match turns:
+        case [*_, {"role": "assistant"}]:
+            return True
+        case _:
+            return False
 
 
 def _pairs(columns: Columns, chosen: str, rejected: str) -> Recognised:

@@ -119,10 +119,12 @@ def _warnings(card: Statistics) -> Iterator[str]:
 
 def _findings(card: Statistics) -> Iterator[str]:
     dropped = sum((card.dropped or {}).values())
-    if card.dropped and card.rows:
+    if dropped and card.dropped and card.rows:
         reasons = ", ".join(f"{name} {count:,}" for name, count in _by_count(card.dropped))
         share = percent(dropped / card.rows, 1)
         yield f"Of {card.rows:,} pairs that were read, {dropped:,} ({share}) were dropped: {reasons}."
+    elif card.dropped is not None and card.rows:
+        yield f"All {card.rows:,} pairs that were read were kept."
     if card.longer_wins is not None:
         yield (
             f"The longer answer is the chosen one in {percent(card.longer_wins, 1)} of the pairs: what a reward model "

@@ -14,6 +14,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.records import Comparison, Demonstration, Example, Judgement
@@ -22,6 +24,7 @@ from inverse_alignment.data.inspection import Inspection, inspect, names_for, re
 from inverse_alignment.data.licences import non_commercial
 from inverse_alignment.data.read import read
 from inverse_alignment.data.recognise import SOURCE
+from inverse_alignment.data.sources import ColumnMap
 
 SHARED = Path(__file__).parents[4] / "shared/data"
 PAIR = {"prompt": "why?", "chosen": "because it is so", "rejected": "no idea"}
@@ -441,6 +444,33 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     wide = [{**row, "chosen": f"{i} " * 1000} for i, row in enumerate(MANY)]
     small, large = peak(wide[:600]), peak(wide[:4000])
     assert large < 1.3 * small + 2**20, (small, large)
+
+
+# anything at all
+
+_NAMES = st.sampled_from(
+    [
+        *ColumnMap.model_fields,
+        *("conversations", "question", "better", "worse", "response_a", "response_b", "votes_a"),
+        *("votes_b", "instruction", "output_1", "output_2", "preference", "input", "text", "meta", "score_chosen", "x"),
+    ]
+)
+_TURN = st.fixed_dictionaries({}, optional={name: st.text(max_size=5) for name in ("role", "content", "from", "value")})
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner | _TURN, max_size=3) | st.dictionaries(_NAMES, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.dictionaries(_NAMES, _VALUES, max_size=8), min_size=1, max_size=6))
+def test_whatever_rows_hold_they_are_described_and_a_suggested_source_reads_them(tmp_path, rows):
+    found = look(tmp_path, *rows)
+    assert found.fault is None and found.rows == len(rows)
+    assert (found.source is None) == (found.obstacle is not None)
+    if found.source is not None:
+        assert len(reads(found)) == found.statistics["used"] > 0
 
 
 # several files

@@ -107,6 +107,12 @@ def test_the_headline_and_what_stands_out(page):
     assert "agree in 75.0 % of 104 cases" in text  # 78 of 104
 
 
+def test_a_set_that_lost_nothing_says_so():
+    whole = {**STATISTICS_OF_TWO, "dropped": {}, "datasets": {"alpha": group(dropped={})}}
+    text = text_of(render(whole))
+    assert "All 2,400 pairs that were read were kept." in text and "were dropped:" not in text
+
+
 def test_tables_hold_the_numbers(page):
     alpha, reasons = row_of(page, "alpha")
     assert alpha == ["1,200", "1,100", "91.7 %", "400", "30", "98.7 %", "17", "41", "29", "62.3 %", "MIT"]
