@@ -25,6 +25,7 @@ from inverse_alignment.data.sources import ColumnMap, TableSource
 OTHER_SPLIT_NAMES: dict[str, Split] = {"valid": "validation", "val": "validation", "dev": "validation"}
 MOST_VOTES = 2**53
 """Whole numbers up to here are exact as floats."""
+_DEFAULTS = {name: info.default for name, info in ColumnMap.model_fields.items()}
 Turns = tuple[Message, ...]
 
 
@@ -72,6 +73,8 @@ def _value(row: Row, column: str) -> Any:
     """The value of a column; a literal name wins over a dotted path. `_MISSING` where there is none."""
     if column in row.values:
         return row.values[column]
+    if "." not in column:
+        return _MISSING
     value: Any = row.values
     for part in column.split("."):
         if not isinstance(value, Mapping) or part not in value:
@@ -107,7 +110,7 @@ def _optional(row: Row, columns: ColumnMap, name: str) -> Any:
     if column is None:
         return None
     value = _value(row, column)
-    if value is _MISSING and column != ColumnMap.model_fields[name].default:
+    if value is _MISSING and column != _DEFAULTS[name]:
         where = f"{row.at(column)} (columns.{name}={column})"
         fix = f"{_suggestion(row, column)} (set columns.{name})"
         raise BadRow("missing field", "no such column", where=where, fix=fix)
@@ -209,8 +212,10 @@ def table_prompt(row: Row, source: TableSource) -> Turns:
             where=row.at("prompt"),
             fix="name the column in columns.prompt, or give messages",
         )
-    implicit = "; where chosen and rejected begin with the prompt, set columns.prompt: null"
-    given = _required(row, columns.prompt, "prompt", implicit if source.kind == "preference" else "")
+    hint = ""
+    if source.kind == "preference" and columns.prompt == _DEFAULTS["prompt"]:
+        hint = "; where chosen and rejected begin with the prompt, set columns.prompt: null"
+    given = _required(row, columns.prompt, "prompt", hint)
     if isinstance(given, str):
         return (Message(role="user", content=_text(row, columns.prompt, given)),)
     return _messages(row, columns.prompt, given)
@@ -263,7 +268,7 @@ def _stated(row: Row, source: TableSource, answer: str, *, optional: bool) -> Tu
     """
     columns = source.columns
     messages = _optional(row, columns, "messages")
-    named = columns.prompt not in (None, ColumnMap.model_fields["prompt"].default)
+    named = columns.prompt not in (None, _DEFAULTS["prompt"])
     if optional and messages is None and not named and not _present(row, columns.prompt):
         return None
     turns = table_prompt(row, source)

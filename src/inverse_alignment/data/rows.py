@@ -237,7 +237,7 @@ def _parsed(line: bytes, path: Path, number: int) -> Row | BadRow:
             fix="convert the file, for example with `iconv -t utf-8`",
         )
     except (ValueError, RecursionError) as error:
-        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        reason = f"{error.msg} (column {error.colno})" if isinstance(error, json.JSONDecodeError) else str(error)
         return BadRow("unreadable", f"not valid JSON: {reason}, in {_excerpt(text)}", where=where, fix=fix)
 
 

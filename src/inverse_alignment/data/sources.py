@@ -58,7 +58,7 @@ class ColumnMap(Section):
     messages: str | None = Field(
         "messages",
         description="the prompt as a list of {role, content}, wins over `prompt` where it is not null; "
-        "a demonstration's may end in its answer",
+        "may end in the chosen or only answer",
     )
     id: str | None = Field("id", description="name of the row, unique in the source; null: made of its content")
     source_chosen: str | None = Field("source_chosen", description="policy that wrote the chosen answer; null: ignored")
@@ -77,7 +77,9 @@ class ColumnMap(Section):
     votes_rejected: str | None = Field(None, description="votes for `rejected`")
     weight: str | None = Field("weight", description="weight of the row in a loss, above 0; null: ignored")
     licence: str | None = Field("licence", description="licence of the row; null: ignored")
-    split: str | None = Field("split", description="the file's own train/validation/gate/test column; null: ignored")
+    split: str | None = Field(
+        "split", description="the file's own train/validation/gate/test/audit column; null: ignored"
+    )
 
 
 class DatasetRef(Section):

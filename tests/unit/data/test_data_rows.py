@@ -90,7 +90,7 @@ def test_gzip_in_several_members_is_one_file(tmp_path):
         (b"[" * 100_000 + b"\n", "not valid JSON: maximum recursion depth exceeded"),
         (b'{"prompt": "caf\xe9"}\n', "not UTF-8: byte 16 of the row is 0xe9"),
         (b'{"margin": 1' + b"0" * 5000 + b"}\n", "not valid JSON: Exceeds the limit"),
-        (lines(GOOD)[:-1] + lines(GOOD), "not valid JSON: Extra data at column 63"),
+        (lines(GOOD)[:-1] + lines(GOOD), "not valid JSON: Extra data (column 63)"),
     ],
     ids=["cut", "list", "null", "long text", "deep", "Latin-1", "5001 digits", "two objects"],
 )
