@@ -404,7 +404,7 @@ class _Sample:
     def _of_pairs(self) -> dict[str, Any]:
         """Distinct `pairs`, `longer_wins` among them; `ties`; rows `not_judged`; `contradictions`; `policies`.
 
-        `contradictions` are pairs of answers labelled both ways; of each policy it is said how many answers won and lost.
+        `contradictions` are pairs of answers labelled both ways; of each policy: how many of its answers won and lost.
         """
         ledger = self._ledger
         contradictions = settle(ledger, "keep")
