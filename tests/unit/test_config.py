@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, get_args
 
@@ -401,3 +402,14 @@ def test_a_date_is_a_text(tmp_path):
     assert parse_override("models.policy.template_date=2024-13-01") == {
         "models": {"policy": {"template_date": "2024-13-01"}}
     }
+
+
+def test_a_configuration_that_was_written_out_whole_can_be_read_again():
+    sources = [
+        {"format": "jsonl", "name": "pairs", "path": "a"},
+        {"format": "jsonl", "name": "shown", "path": "b", "kind": "demonstration", "columns": {"response": "answer"}},
+        {"format": "alpaca_eval", "name": "native", "path": "c"},
+    ]
+    for config in (load(), load(overrides=[f"data.sources={json.dumps(sources)}"])):
+        assert PipelineConfig.model_validate(config.model_dump()) == config
+        assert PipelineConfig.model_validate(config.model_dump(mode="json")) == config

@@ -108,23 +108,37 @@ class Example(Record):
         """Unique name of the row inside an aggregated set."""
         return f"{self.provenance.dataset}/{self.provenance.original_id}"
 
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The texts that answer the prompt: none, one, or the chosen and the rejected one."""
+        return ()
+
 
 class PromptOnly(Example):
     """A prompt without an answer: something to ask a policy."""
 
 
-class Demonstration(Example):
-    """An answer worth imitating."""
+class Answered(Example):
+    """A prompt with one answer."""
 
     response: str
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """See `Example.answers`."""
+        return (self.response,)
+
+
+class Demonstration(Answered):
+    """An answer worth imitating."""
+
     weight: float = Field(default=1.0, gt=0, le=MOST_WEIGHT, description="weight of the row in a loss")
     provenance: Authorship
 
 
-class Judgement(Example):
+class Judgement(Answered):
     """An unpaired label: whether `response` is a good answer to `prompt`."""
 
-    response: str
     label: bool
     weight: float = Field(default=1.0, gt=0, le=MOST_WEIGHT, description="weight of the row in a loss")
     provenance: Authorship
@@ -143,6 +157,11 @@ class Comparison(Example):
     )
     weight: float = Field(default=1.0, gt=0, le=MOST_WEIGHT, description="weight of the pair in a loss")
     provenance: Provenance
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """See `Example.answers`."""
+        return self.chosen, self.rejected
 
 
 class Rollout(Record):

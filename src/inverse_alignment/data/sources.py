@@ -153,10 +153,13 @@ class TableSource(StrengthSource):
 
     @model_validator(mode="after")
     def _settings_mean_something(self) -> TableSource:
-        """A column or a default that this kind of row never reads is a mistake, not a wish."""
+        """A column or a default that this kind of row never reads is a mistake, not a wish.
+
+        What differs from its default counts, so that a configuration that was written out whole can be read again.
+        """
         for given, of, prefix in (
-            (self.columns.model_fields_set, COLUMNS_OF, "columns."),
-            (self.model_fields_set & set(_KIND_DEPENDENT), DEFAULTS_OF, ""),
+            (_changed(self.columns), COLUMNS_OF, "columns."),
+            (_changed(self) & set(_KIND_DEPENDENT), DEFAULTS_OF, ""),
         ):
             for name in sorted(given - set(of[self.kind])):
                 kinds = " or ".join(kind for kind in of if name in of[kind])
@@ -173,6 +176,11 @@ class TableSource(StrengthSource):
                 fix="name both columns, or neither",
             )
         return self
+
+
+def _changed(section: Section) -> set[str]:
+    fields = type(section).model_fields
+    return {name for name in section.model_fields_set if getattr(section, name) != fields[name].default}
 
 
 _KIND_DEPENDENT = tuple(dict.fromkeys(name for names in DEFAULTS_OF.values() for name in names))

@@ -49,17 +49,17 @@ def build(inputs: Mapping[str, Path], config: TokenizersConfig, context: StageCo
 
 
 def _texts(sources: tuple[SourceConfig, ...], inputs: Mapping[str, Path]) -> Iterator[str]:
-    """Every turn and answer of the sources, row by row."""
-    from inverse_alignment.core.records import Comparison, Demonstration, Example, Judgement
+    """Every turn and answer of the sources, each once: one answer is often compared with many others."""
+    from inverse_alignment.core.records import Example
     from inverse_alignment.data.read import read
 
+    seen: set[int] = set()
     for source in sources:
         for example in read(source, inputs[f"source.{source.name}"]):
-            if isinstance(example, Example):  # not a row that was dropped
-                yield from (message.content for message in example.prompt.messages)
-            match example:
-                case Comparison():
-                    yield example.chosen
-                    yield example.rejected
-                case Demonstration() | Judgement():
-                    yield example.response
+            if not isinstance(example, Example):  # a row that was dropped
+                continue
+            turns = (message.content for message in example.prompt.messages)
+            for text in (*turns, *example.answers):
+                if hash(text) not in seen:
+                    seen.add(hash(text))
+                    yield text

@@ -293,7 +293,7 @@ def test_what_is_read_through_datasets():
             "set kind: preference; kind: judgement has source, annotator, weight",
         ),
         (
-            {"kind": "judgement", "strength": "margin"},
+            {"kind": "judgement", "strength": "soft_label"},
             "strength",
             "set kind: preference; kind: judgement has source, annotator, weight",
         ),
