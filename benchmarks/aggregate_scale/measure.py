@@ -25,27 +25,33 @@ def measure(folder: Path, tokenizer: Path, sources: list[JsonlSource], near: boo
     """Pool the sources; seconds and rows a second of each pass, and memory above that of the imports."""
     encoder = PairEncoder(load_tokenizer(tokenizer).tokenizer, CONTEXT)
     encoder.encode_texts([])
-    ends: dict[str, tuple[float, int]] = {}
+    ends: dict[str, tuple[float, float, int]] = {}
 
     def progress(done: int, total: int, unit: str) -> None:
-        ends[unit] = (time.perf_counter(), done)
+        ends[unit] = (time.perf_counter(), time.process_time(), done)
 
     settings = AggregateSettings(near_duplicates=DropNear() if near else KeepNear())
     before = psutil.Process().memory_info().rss
-    began = time.perf_counter()
+    began, began_cpu = time.perf_counter(), time.process_time()
     statistics = aggregate(folder, sources, settings, [encoder], progress=progress)
-    seconds = time.perf_counter() - began
-    passes, begin = {}, began
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu
+    passes, since, used = {}, began, began_cpu
     for unit in PASSES:
-        end, rows = ends[unit]
-        passes[unit] = {"rows": rows, "seconds": end - begin, "rows_per_second": rows / (end - begin)}
-        begin = end
+        now, cpu, rows = ends[unit]
+        passes[unit] = {
+            "rows": rows,
+            "seconds": now - since,
+            "cpu_seconds": cpu - used,
+            "rows_per_second": rows / (now - since),
+        }
+        since, used = now, cpu
     return {
         "rows": statistics["rows"],
         "pairs": statistics["pairs"],
         "dropped": statistics["dropped"],
         "torn_questions": statistics["contradictions"]["questions"],
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "rows_per_second": statistics["rows"] / seconds,
         "passes": passes,
         "rss_before": before,

@@ -7,12 +7,13 @@ duplicates and contradictions is tokenised; what is left after that is written i
 from __future__ import annotations
 
 import json
+import math
 import re
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -44,7 +45,7 @@ from inverse_alignment.data.duplicates import (
     drop_exact,
     drop_repeats,
 )
-from inverse_alignment.data.ledger import KEPT, KINDS, NOBODY, PAIR, Ledger, Names
+from inverse_alignment.data.ledger import KEPT, KINDS, NOBODY, PAIR, Ledger, Names, in_numbers
 from inverse_alignment.data.read import DEGENERATE, Dropped, RowReason, read
 from inverse_alignment.data.rows import BadReason
 from inverse_alignment.data.sources import SourceConfig
@@ -203,9 +204,9 @@ def pool(
         for dataset, most in (caps or {}).items():
             _cap(ledger, dataset, most)
         split = _placed(ledger, settings, near)
-        _require_splits(ledger, split, settings.shares)
-        _write(folder, ledger, split, progress)
         statistics = describe(ledger, split, contradictions)
+        _require_splits(statistics, settings.shares)
+        _write(folder, ledger, split, progress)
     text = json.dumps(statistics, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     (folder / STATISTICS).write_text(text + "\n", encoding="utf-8")
     return statistics
@@ -265,12 +266,13 @@ _REBUILD = "delete the artifact's folder so that it is built again"
 
 
 def _gathered(path: Path, rows: Iterable[Example | Dropped], datasets: Sequence[str], progress: Progress) -> Ledger:
-    ledger = Ledger(path, datasets=Names(datasets))
-    for count, row in enumerate(rows, start=1):
+    ledger, count = Ledger(path, datasets=Names(datasets)), 0
+    for row in rows:
         ledger.add(row)
+        count += 1
         if count % 10_000 == 0:
             progress(count, count, "rows read")
-    progress(len(ledger), len(ledger), "rows read")
+    progress(count, count, "rows read")
     ledger.close()
     return ledger
 
@@ -296,10 +298,13 @@ def _examined(
     Returns:
         For prompts with a near twin, the one that stands for them all.
     """
-    near = Signatures(scratch, settings.near_duplicates) if isinstance(settings.near_duplicates, DropNear) else None
+    how = settings.near_duplicates
     kept, done = ledger.kept, 0
     waiting: Callable[[], None] | None = None
-    with ThreadPoolExecutor(1) as worker:
+    with (
+        Signatures(scratch, how) if isinstance(how, DropNear) else nullcontext() as near,
+        ThreadPoolExecutor(1) as worker,
+    ):
         for numbers, batch in _batches(ledger, kept):
             done += len(batch)
             if held_out is not None:
@@ -313,9 +318,8 @@ def _examined(
             progress(done, len(kept), "rows examined")
         if waiting is not None:
             waiting()
-    if near is None:
-        return {}
-    with near:
+        if near is None:
+            return {}
         near.drop_near(ledger)
         return near.twins(ledger)
 
@@ -363,12 +367,15 @@ def _refuse_large_losses(ledger: Ledger, limit: float) -> None:
     lost: dict[int, Counter[str]] = defaultdict(Counter)
     for key, count in ledger.lost.items():
         lost[key[1]][ledger.reasons.names[key[5]]] += count
-    gone = ledger.reason != KEPT
-    facts = np.stack([ledger.columns["dataset"][gone], ledger.reason[gone]])
-    groups, counts = np.unique(facts, axis=1, return_counts=True)
-    for dataset, reason, count in zip(*groups.tolist(), counts.tolist(), strict=True):
-        lost[dataset][ledger.reasons.names[reason]] += count
-    kept = Counter(ledger.columns["dataset"][ledger.kept].tolist())
+    kept: Counter[int] = Counter()
+    reasons = len(ledger.reasons.names) + 1  # and that there is none
+    found = np.unique(ledger.columns["dataset"] * reasons + (ledger.reason - KEPT), return_counts=True)
+    for code, count in zip(*map(np.ndarray.tolist, found), strict=True):
+        dataset, reason = code // reasons, code % reasons + KEPT
+        if reason == KEPT:
+            kept[dataset] += count
+        else:
+            lost[dataset][ledger.reasons.names[reason]] += count
     for name, number in sorted((ledger.datasets.names[number], number) for number in lost):
         blamed = {reason: count for reason, count in sorted(lost[number].items()) if reason in _BLAMED}
         bad, rows = sum(blamed.values()), kept[number] + lost[number].total()
@@ -422,14 +429,9 @@ _HELD_OUT_RANK = np.array([HELD_OUT_FIRST.index(split) for split in SPLITS], dty
 _NOT_STATED = len(SPLITS)
 
 
-def _require_splits(ledger: Ledger, split: np.ndarray, shares: SplitShares) -> None:
+def _require_splits(statistics: Statistics, shares: SplitShares) -> None:
     """Every split that is asked for holds a pair."""
-    kept = ledger.kept
-    pairs = kept[ledger.columns["kind"][kept] == PAIR]
-    prompts = {
-        name: len(np.unique(ledger.columns["prompt"][pairs[split[pairs] == place]]))
-        for place, name in enumerate(SPLITS)
-    }
+    prompts = {name: statistics["splits"][name]["prompts"] for name in SPLITS}
     for name in SPLITS:
         if getattr(shares, name) > 0 and not prompts[name]:
             raise UserError(
@@ -444,13 +446,12 @@ def _write(folder: Path, ledger: Ledger, split: np.ndarray, progress: Progress) 
     kept = ledger.kept
     order = kept[np.argsort(ledger.columns["id"][kept], kind="stable")]
     names = [*(f"{name}.jsonl" for name in SPLITS), *(FILES[kind] for kind in KINDS if kind in FILES)]
-    kinds = ledger.columns["kind"]
+    facts = (in_numbers(column, order) for column in (ledger.columns["kind"], split, ledger.soft_label))
     with ExitStack() as stack:
         files = [stack.enter_context((folder / name).open("wb")) for name in names]
-        for done, (number, line) in enumerate(zip(order.tolist(), ledger.lines(order), strict=True), start=1):
-            kind, place = int(kinds[number]), int(split[number])
+        for done, (kind, place, soft_label, line) in enumerate(zip(*facts, ledger.lines(order), strict=True), start=1):
             file = files[place if kind == PAIR else len(SPLITS) + kind - 1]
-            file.write(_finished(line, SPLITS[place], float(ledger.soft_label[number])))
+            file.write(_finished(line, SPLITS[place], soft_label))
             if done % BATCH == 0 or done == len(order):
                 progress(done, len(order), "rows written")
 
@@ -466,4 +467,4 @@ def _finished(line: bytes, split: Split, soft_label: float) -> bytes:
     record takes five times as long.
     """
     line = _SPLIT.sub(b'"split":"%s"' % split.encode(), line, count=1)
-    return line if np.isnan(soft_label) else _SOFT_LABEL.sub(b'"soft_label":%r' % soft_label, line, count=1)
+    return line if math.isnan(soft_label) else _SOFT_LABEL.sub(b'"soft_label":%r' % soft_label, line, count=1)

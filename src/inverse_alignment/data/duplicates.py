@@ -18,7 +18,7 @@ from inverse_alignment.data.ledger import Ledger, hashed
 
 _WORD = re.compile(r"\w+")
 _FIELDS = 3
-_CHUNK = 65_536
+_CHUNK = 8192
 _AT_ONCE = 64
 
 
