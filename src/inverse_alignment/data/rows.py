@@ -423,7 +423,7 @@ def dataset_rows(path: Path, reference: DatasetRef) -> Reading:
         raise UserError(
             f"the dataset has no folder '{reference.data_dir}'",
             where=f"{path}, dataset.data_dir",
-            fix=suggest(str(reference.data_dir), inside),
+            fix=f"{suggest(str(reference.data_dir), inside)} (set dataset.data_dir)",
         )
     number = 0
     try:
@@ -458,7 +458,7 @@ def _dataset(datasets: Any, folder: Path, reference: DatasetRef, cache: str) -> 
         raise UserError(
             f"the dataset has no subset '{reference.subset}'",
             where=f"{folder}, dataset.subset",
-            fix=suggest(reference.subset, subsets),
+            fix=f"{suggest(reference.subset, subsets)} (set dataset.subset)",
         )
     splits = datasets.load_dataset(str(folder), reference.subset, streaming=True, cache_dir=cache)
     return splits[_present(folder, reference.split, list(splits))]
@@ -485,7 +485,9 @@ def _present(folder: Path, split: str, splits: list[str]) -> str:
         raise UserError(
             f"the dataset has no split '{split}'",
             where=f"{folder}, dataset.split",
-            fix=suggest(split, splits) if splits else "remove dataset.split: it was saved without one",
+            fix=f"{suggest(split, splits)} (set dataset.split)"
+            if splits
+            else "remove dataset.split: it was saved without one",
         )
     return split
 

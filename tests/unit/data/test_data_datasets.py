@@ -120,15 +120,30 @@ def test_the_limit_holds(tmp_path):
     ("part", "what", "key", "fix"),
     [
         ({}, "the dataset has several subsets", "subset", "name one of them: harmless, helpful"),
-        ({"subset": "helpfull"}, "the dataset has no subset 'helpfull'", "subset", "did you mean 'helpful'?"),
+        (
+            {"subset": "helpfull"},
+            "the dataset has no subset 'helpfull'",
+            "subset",
+            "did you mean 'helpful'? (set dataset.subset)",
+        ),
         (
             {"subset": "harmless", "split": "test"},
             "the dataset has no split 'test'",
             "split",
-            "valid names: heldout, train",
+            "valid names: heldout, train (set dataset.split)",
         ),
-        ({"subset": "helpful", "split": "trian"}, "the dataset has no split 'trian'", "split", "did you mean 'train'?"),
-        ({"data_dir": "ham"}, "the dataset has no folder 'ham'", "data_dir", "did you mean 'harm'?"),
+        (
+            {"subset": "helpful", "split": "trian"},
+            "the dataset has no split 'trian'",
+            "split",
+            "did you mean 'train'? (set dataset.split)",
+        ),
+        (
+            {"data_dir": "ham"},
+            "the dataset has no folder 'ham'",
+            "data_dir",
+            "did you mean 'harm'? (set dataset.data_dir)",
+        ),
     ],
 )
 def test_a_part_that_is_not_there_names_its_key(subsets, part, what, key, fix):
@@ -153,13 +168,16 @@ def test_a_saved_split_is_not_taken_for_another(tmp_path):
     write(tmp_path / "test.jsonl", *ROWS)
     saved = datasets.load_dataset(str(tmp_path), split="test", cache_dir=str(tmp_path / "cache"))
     saved.save_to_disk(tmp_path / "saved")
-    assert refused(tmp_path / "saved", "dataset").fix == "valid names: test"
+    assert refused(tmp_path / "saved", "dataset").fix == "valid names: test (set dataset.split)"
     assert ids(tmp_path / "saved", split="test") == ["0", "1", "2"]
 
 
 def test_a_split_of_several_that_is_misspelt(tmp_path, table):
     datasets.DatasetDict({"train": table, "test": table}).save_to_disk(tmp_path / "saved")
-    assert refused(tmp_path / "saved", "dataset", dataset={"split": "tets"}).fix == "did you mean 'test'?"
+    assert (
+        refused(tmp_path / "saved", "dataset", dataset={"split": "tets"}).fix
+        == "did you mean 'test'? (set dataset.split)"
+    )
 
 
 def test_a_file_is_no_dataset(tmp_path):
