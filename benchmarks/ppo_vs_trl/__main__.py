@@ -24,6 +24,8 @@ from benchmarks.ppo_vs_trl.start import prepare
 from inverse_alignment.core.errors import UserError
 
 MODES = ("natural", "full")
+TRIAL = 3
+"""Iterations that decide about threads."""
 PACKAGES = ("torch", "transformers", "accelerate", "trl", "numpy")
 
 
@@ -78,7 +80,13 @@ def trl_python(venv: Path) -> Path:
 
 
 def race(python: Path, store: Path, folder: Path, *, quick: bool) -> dict[str, Any]:
-    """Prepare, find TRL's better number of threads, and run all rounds of both modes."""
+    """Prepare, find TRL's better number of threads, and run all rounds of both modes.
+
+    Returns:
+        For each mode: `ratio` of wall time, `cpu_ratio` of processor time (what counts where the machine is busy),
+        `ratio_without_trl_collecting_garbage`, `peak_memory_ratio`, whether it is `valid` and the `reasons` if not,
+        and what each contestant did; then settings, threads, versions, machine, and every lap as it was measured.
+    """
     rounds, iterations = (2, 3) if quick else (5, 10)
     start = folder / "start"
     prepare(store, start)
@@ -86,7 +94,7 @@ def race(python: Path, store: Path, folder: Path, *, quick: bool) -> dict[str, A
     raw: list[dict[str, Any]] = []
     threads: dict[str, Any] = {}
     for mode in MODES:
-        threads[mode] = best_threads(python, mode, iterations, start, folder)
+        threads[mode] = best_threads(python, mode, start, folder)
         chosen = threads[mode]["chosen"]
         found: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
         for seed in range(rounds):
@@ -112,10 +120,10 @@ def race(python: Path, store: Path, folder: Path, *, quick: bool) -> dict[str, A
     }
 
 
-def best_threads(python: Path, mode: str, iterations: int, start: Path, folder: Path) -> dict[str, Any]:
+def best_threads(python: Path, mode: str, start: Path, folder: Path) -> dict[str, Any]:
     """TRL against itself with one and with two threads; both contestants get what is faster for TRL."""
     choices = (1, 2)
-    laps = run_round([theirs(python, threads) for threads in choices], mode, 0, iterations, start, folder)
+    laps = run_round([theirs(python, threads) for threads in choices], mode, 0, TRIAL, start, folder)
     rates = {
         str(threads): summary([lap], BATCH_SIZE)["episodes_per_second"]
         for threads, lap in zip(choices, laps, strict=True)

@@ -23,10 +23,14 @@ Lap = dict[str, Any]
 def verdict(ours: Sequence[Lap], theirs: Sequence[Lap], batch_size: int) -> dict[str, Any]:
     """Ratios of two contestants over their common rounds, whether they count, and what each of them did."""
     reasons = objections(ours, theirs)
+    uncollected = [
+        {**each, "wall_seconds": [sum(each["wall_seconds"]) - sum(each["collect_seconds"])]} for each in theirs
+    ]
     p_value = float(ks_2samp(_lengths(ours), _lengths(theirs)).pvalue)
     return {
         "ratio": _ratio(ours, theirs, "wall_seconds"),
         "cpu_ratio": _ratio(ours, theirs, "cpu_seconds"),
+        "ratio_without_trl_collecting_garbage": _ratio(ours, uncollected, "wall_seconds"),
         "peak_memory_ratio": median(a["peak_memory_bytes"] / b["peak_memory_bytes"] for a, b in _pairs(ours, theirs)),
         "valid": not reasons,
         "reasons": reasons,

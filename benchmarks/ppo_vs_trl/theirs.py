@@ -5,9 +5,11 @@ Imports nothing of the project but `meter.py`, which lies beside it.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,32 @@ from transformers import (
 from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
 
+class Collections:
+    """Seconds that PPOTrainer's own garbage collections take, two per iteration: they grow with what is imported."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._collect = gc.collect
+
+    def __call__(self, *rest: Any) -> int:
+        """Stands for `gc.collect`."""
+        began = time.perf_counter()
+        found = self._collect(*rest)
+        self.seconds += time.perf_counter() - began
+        return found
+
+    def taken(self) -> float:
+        """Seconds since the last question."""
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
+
+
 class Watch(TrainerCallback):
     """Ends a lap with every iteration and keeps what TRL logs of it."""
 
-    def __init__(self, laps: Laps) -> None:
-        self.laps = laps
+    def __init__(self, laps: Laps, collections: Collections) -> None:
+        self.laps, self.collections = laps, collections
+        self.collect_seconds: list[float] = []
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         """TRL logs once per iteration."""
@@ -48,6 +71,7 @@ class Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """TRL's step is an iteration."""
+        self.collect_seconds.append(self.collections.taken())
         self.laps.lap()
 
 
@@ -77,9 +101,12 @@ def main() -> None:
         trainer.remove_callback(PrinterCallback)
         laps = Laps(job["warmup"])
         _watch_lengths(laps, reward)
-        trainer.add_callback(Watch(laps))
+        gc.collect = collections = Collections()
+        watch = Watch(laps, collections)
+        trainer.add_callback(watch)
         trainer.train()
-    Path(job["out"]).write_text(json.dumps(laps.results(memory)))
+    collected = {"collect_seconds": watch.collect_seconds[job["warmup"] :]}
+    Path(job["out"]).write_text(json.dumps(laps.results(memory) | collected))
 
 
 def _prompts(start: Path, order: list[list[int]]) -> Dataset:
