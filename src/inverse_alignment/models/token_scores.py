@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from inverse_alignment.core.batches import length_groups, pad_right
 from inverse_alignment.core.errors import UserError
-from inverse_alignment.core.records import Prompt
+from inverse_alignment.core.records import Message, Prompt
 from inverse_alignment.models.loading import place
 from inverse_alignment.models.reward_scores import RewardScorer
 from inverse_alignment.models.token_heads import load_token_head
@@ -43,38 +43,37 @@ class SampledAnswer(Protocol):
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a model reads of one answer.
+class Span:
+    """Which tokens of a reader make up an answer, and whose they are.
 
     Attributes:
-        ids: prompt and answer in the reader's tokens.
-        start: where the answer begins.
-        owners: (len(ids) - start,) int64, never falling: the policy token that each token of the answer belongs to.
+        start: where the answer begins among the ids that the reader read.
+        owners: (n,) int64, never falling: the policy token that each of the n tokens from there on belongs to.
         tokens: T, policy tokens of the answer.
     """
 
-    ids: list[int]
     start: int
     owners: np.ndarray
     tokens: int
 
     def summed(self, values: np.ndarray) -> np.ndarray:
-        """(T,) sums over what each policy token owns, of values at the reader's tokens of the answer."""
-        return np.bincount(self.owners, weights=values, minlength=self.tokens)
+        """(T,) sums over what each policy token owns, of values at all that was read."""
+        inside = values[self.start : self.start + len(self.owners)]
+        return np.bincount(self.owners, weights=inside, minlength=self.tokens)
 
-    def last(self, values: np.ndarray, before: float) -> np.ndarray:
-        """(T + 1,) the value at the newest of the reader's tokens that are owned so far; `before` where none is."""
-        newest = np.searchsorted(self.owners, np.arange(-1, self.tokens), side="right")
-        return np.concatenate([[before], values])[newest]
+    def newest(self, values: np.ndarray) -> np.ndarray:
+        """(T + 1,) the value at the newest token that is owned so far; where none is, at the last of the prompt."""
+        counts = np.searchsorted(self.owners, np.arange(-1, self.tokens), side="right")
+        return values[self.start - 1 + counts]
 
 
-class AnswerReader:
-    """Turns answers into what a reader with a tokenizer of its own sees of them.
+class Spans:
+    """Finds the answers of a policy in what a reader with a tokenizer of its own reads.
 
     Args:
         policy_tokenizer: the tokenizer of the policy that sampled the answers.
         tokenizer: that of the reader.
-        max_tokens: most tokens of prompt and answer together that the reader sees.
+        max_tokens: most tokens of prompt and answer together that the reader reads.
     """
 
     def __init__(
@@ -83,29 +82,39 @@ class AnswerReader:
         self._align = Aligner(policy_tokenizer, tokenizer)
         self._tokenizer, self._max_tokens = tokenizer, max_tokens
 
-    def __call__(self, prompts: Sequence[Prompt], answers: Sequence[SampledAnswer]) -> list[Reading]:
-        """One reading per answer, in order."""
-        starts: dict[tuple[Any, ...], int] = {}
+    def ids(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[list[int]]:
+        """What the reader reads."""
+        return [encode_full(self._tokenizer, *each, self._max_tokens) for each in zip(prompts, texts, strict=True)]
+
+    def __call__(
+        self, prompts: Sequence[Prompt], answers: Sequence[SampledAnswer], ids: Sequence[Sequence[int]]
+    ) -> list[Span]:
+        """One span per answer.
+
+        Args:
+            ids: what the reader read of each, from `ids`.
+        """
         aligned = self._align([given.response_ids for given in answers], [given.text for given in answers])
-        readings = []
-        for prompt, given, answer in zip(prompts, answers, aligned, strict=True):
-            ids = encode_full(self._tokenizer, prompt, given.text, self._max_tokens)
-            if prompt.messages not in starts:
-                budget = prompt_budget(self._max_tokens)
-                starts[prompt.messages] = len(encode_prompt(self._tokenizer, prompt, budget))
-            start = starts[prompt.messages]
-            kept = len(ids) - start - 1  # an answer that is too long for the reader loses its last tokens
-            assert ids[start:-1] == answer.ids[:kept]  # both encode the same text
-            owners = np.append(answer.owners[:kept], len(given.response_ids) - 1)
-            readings.append(Reading(ids, start, owners, len(given.response_ids)))
-        return readings
+        spans = []
+        for prompt, given, own, read in zip(prompts, answers, aligned, ids, strict=True):
+            start = len(read) - len(own.ids) - 1
+            if len(read) >= self._max_tokens:  # the answer may have lost its last tokens
+                start = len(encode_prompt(self._tokenizer, prompt, prompt_budget(self._max_tokens)))
+            kept = len(read) - start - 1
+            assert list(read[start:-1]) == own.ids[:kept]  # both encode the same text
+            last = len(given.response_ids) - 1
+            spans.append(Span(start, np.append(own.owners[:kept], last), last + 1))
+        return spans
 
 
 class TokenScorer:
-    """Reads a reward model's score at every prefix of an answer, and where it looked for the score of the whole.
+    """Reads a reward model's score at every beginning of an answer, and where it looked for the score of the whole.
+
+    What was read for the scores of some answers is kept until the next scores are asked for, so that to know more of
+    the same answers takes no second forward pass.
 
     Args:
-        scorer: the reward model as everyone else asks it; the last prefix score is its score.
+        scorer: the reward model as everyone else asks it.
         policy_tokenizer: the tokenizer of the policy whose answers are scored.
 
     Raises:
@@ -116,19 +125,46 @@ class TokenScorer:
         self._model, self._most = scorer.model, scorer.rows * scorer.max_tokens
         self._head = _score_head(scorer.model)
         self._pad = scorer.tokenizer.pad_token_id
-        self._read = AnswerReader(policy_tokenizer, scorer.tokenizer, scorer.max_tokens)
+        self._spans = Spans(policy_tokenizer, scorer.tokenizer, scorer.max_tokens)
+        self._positions = _Kept()
+        self._attention = _Kept()
+
+    def scores(self, prompts: Sequence[Prompt], texts: Sequence[str], look: bool = False) -> np.ndarray:
+        """Raw scores, float64 (n,): those of `RewardScorer`, up to rounding.
+
+        Args:
+            look: keep where the model looked rather than its scores on the way.
+
+        Raises:
+            FloatingPointError: a score is not finite.
+            UserError: the model is to look, and shows no attention weights.
+        """
+        ids = self._spans.ids(prompts, texts)
+        if look:
+            with _eager(self._model):
+                read = _in_batches(ids, self._most, self._looked)
+        else:
+            read = _in_batches(ids, self._most, self._scored)
+        scores = np.array([row[-1] for row in read])
+        if not np.isfinite(scores).all():
+            bad = int(np.flatnonzero(~np.isfinite(scores))[0])
+            raise FloatingPointError(f"the reward model's score is {scores[bad]} for the answer {texts[bad][:80]!r}")
+        kept = self._attention if look else self._positions
+        kept.keep(prompts, texts, ids, [row[:-1] for row in read])
+        return scores
 
     def prefix_scores(self, prompts: Sequence[Prompt], answers: Sequence[SampledAnswer]) -> list[np.ndarray]:
         """`S_0 … S_T` of each answer, float64 (T + 1,), in the reward model's own units.
 
-        S_0 is the score at the last token of the bare prompt, S_T the score of the whole answer as `RewardScorer` gives
-        it, S_t the score at the newest token of the reward model that belongs to the first t policy tokens. Hence
-        `Σ (S_t - S_{t-1}) = R(x, y) - R(x, empty)`. One forward pass: the model is causal.
+        S_0 is the score at the last token of the bare prompt, S_T the score of the whole answer, S_t the score at the
+        newest token of the reward model that belongs to the first t policy tokens. Hence
+        `Σ (S_t - S_{t-1}) = R(x, y) - R(x, empty)`. One forward pass for all of them: the model is causal.
 
         Raises:
             FloatingPointError: a score is not finite.
         """
-        return self._batched(prompts, answers, self._prefixes)
+        spans, rows = self._known(self._positions, prompts, answers)
+        return [span.newest(row) for span, row in zip(spans, rows, strict=True)]
 
     def attention(self, prompts: Sequence[Prompt], answers: Sequence[SampledAnswer]) -> list[np.ndarray]:
         """Attention of each answer's scored position to its tokens, float64 (T,), not renormalised.
@@ -139,46 +175,49 @@ class TokenScorer:
         Raises:
             UserError: the model shows no attention weights.
         """
-        with _eager(self._model):
-            return self._batched(prompts, answers, self._looked)
+        spans, rows = self._known(self._attention, prompts, answers)
+        return [span.summed(row) for span, row in zip(spans, rows, strict=True)]
+
+    def _known(
+        self, kept: _Kept, prompts: Sequence[Prompt], answers: Sequence[SampledAnswer]
+    ) -> tuple[list[Span], list[np.ndarray]]:
+        texts = [given.text for given in answers]
+        if not kept.holds(prompts, texts):
+            self.scores(prompts, texts, look=kept is self._attention)
+        return self._spans(prompts, answers, kept.ids), kept.rows
 
     @torch.no_grad()
-    def _batched(
-        self,
-        prompts: Sequence[Prompt],
-        answers: Sequence[SampledAnswer],
-        of_batch: Callable[[list[Reading]], list[np.ndarray]],
-    ) -> list[np.ndarray]:
-        return _in_batches(self._read(prompts, answers), self._most, of_batch)
-
-    def _prefixes(self, readings: list[Reading]) -> list[np.ndarray]:
+    def _scored(self, ids: list[list[int]]) -> list[np.ndarray]:
+        """The scores at every position of each row, and then the score of the whole."""
         seen: list[Tensor] = []
         watch = self._head.register_forward_hook(lambda module, given, scores: seen.append(scores))
         try:
-            whole = self._forward(readings)
+            whole = self._forward(ids).squeeze(-1).double().cpu().numpy()
         finally:
             watch.remove()
-        positions, final = seen[-1].squeeze(-1).double().cpu().numpy(), whole.squeeze(-1).double().cpu().numpy()
-        if not np.isfinite(final).all():
-            raise FloatingPointError(f"the reward model's score is {final[~np.isfinite(final)][0]}")
-        prefixes = []
-        for reading, scores, score in zip(readings, positions, final, strict=True):
-            inside = np.append(scores[reading.start : len(reading.ids) - 1], score)
-            prefixes.append(reading.last(inside, scores[reading.start - 1]))
-        return prefixes
+        positions = seen[-1].squeeze(-1).double().cpu().numpy()
+        # the score of the whole is the last position's, also where the model's own is one before (pad is end)
+        return [
+            np.concatenate([row[: len(read) - 1], [score, score]])
+            for read, row, score in zip(ids, positions, whole, strict=True)
+        ]
 
-    def _looked(self, readings: list[Reading]) -> list[np.ndarray]:
-        weights = _last_attention(self._model, lambda: self._forward(readings))
+    @torch.no_grad()
+    def _looked(self, ids: list[list[int]]) -> list[np.ndarray]:
+        """The attention of the scored position to every position of each row, and then the score of the whole."""
+        whole: list[Tensor] = []
+        weights = _last_attention(self._model, lambda: whole.append(self._forward(ids)))
+        scores = whole[0].squeeze(-1).double().cpu().numpy()
         pad = self._model.config.get_text_config().pad_token_id
         looked = []
-        for reading, heads in zip(readings, weights, strict=True):
-            scored = max(i for i, token in enumerate(reading.ids) if token != pad)  # where the model itself reads
-            row = heads[:, scored].double().mean(0).cpu().numpy()
-            looked.append(reading.summed(row[reading.start : len(reading.ids)]))
+        for read, heads, score in zip(ids, weights, scores, strict=True):
+            scored = max(i for i, token in enumerate(read) if token != pad)  # where the model itself reads
+            row = heads[:, scored, : len(read)].double().mean(0).cpu().numpy()
+            looked.append(np.append(row, score))
         return looked
 
-    def _forward(self, readings: list[Reading]) -> Tensor:
-        tokens, mask = pad_right([reading.ids for reading in readings], self._pad, self._model.device)
+    def _forward(self, ids: list[list[int]]) -> Tensor:
+        tokens, mask = pad_right(ids, self._pad, self._model.device)
         logits: Tensor = self._model(input_ids=tokens, attention_mask=mask.long()).logits
         return logits
 
@@ -203,7 +242,7 @@ class TokenHead:
         rows: int,
     ) -> None:
         self._model, self._pad, self._most = model.eval(), tokenizer.pad_token_id, rows * max_tokens
-        self._read = AnswerReader(policy_tokenizer, tokenizer, max_tokens)
+        self._spans = Spans(policy_tokenizer, tokenizer, max_tokens)
 
     @staticmethod
     def load(
@@ -213,35 +252,57 @@ class TokenHead:
         model = place(load_token_head(folder), device)
         return TokenHead(model, load_tokenizer(folder).tokenizer, policy_tokenizer, max_tokens, rows)
 
-    @torch.no_grad()
     def token_rewards(self, prompts: Sequence[Prompt], answers: Sequence[SampledAnswer]) -> list[np.ndarray]:
         """g of each policy token, float64 (T,): the sum over the model's tokens that belong to it.
 
         Raises:
             FloatingPointError: a reward is not finite.
         """
-        return _in_batches(self._read(prompts, answers), self._most, self._rewards)
-
-    def _rewards(self, readings: list[Reading]) -> list[np.ndarray]:
-        tokens, mask = pad_right([reading.ids for reading in readings], self._pad, self._model.device)
-        logits = self._model(input_ids=tokens, attention_mask=mask.long()).logits
-        rows = logits.squeeze(-1).double().cpu().numpy()
-        rewards = [
-            reading.summed(row[reading.start : len(reading.ids)]) for reading, row in zip(readings, rows, strict=True)
-        ]
-        if not all(np.isfinite(row).all() for row in rewards):
-            raise FloatingPointError("a token reward is not finite")
+        ids = self._spans.ids(prompts, [given.text for given in answers])
+        spans = self._spans(prompts, answers, ids)
+        read = _in_batches(ids, self._most, self._judged)
+        rewards = [span.summed(row) for span, row in zip(spans, read, strict=True)]
+        for reward, given in zip(rewards, answers, strict=True):
+            if not np.isfinite(reward).all():
+                raise FloatingPointError(f"a token reward is not finite for the answer {given.text[:80]!r}")
         return rewards
+
+    @torch.no_grad()
+    def _judged(self, ids: list[list[int]]) -> list[np.ndarray]:
+        tokens, mask = pad_right(ids, self._pad, self._model.device)
+        logits = self._model(input_ids=tokens, attention_mask=mask.long()).logits
+        return list(logits.squeeze(-1).double().cpu().numpy())
+
+
+class _Kept:
+    """What was read of the newest answers."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[tuple[Message, ...], str]] = []
+        self.ids: list[list[int]] = []
+        self.rows: list[np.ndarray] = []
+
+    def keep(
+        self, prompts: Sequence[Prompt], texts: Sequence[str], ids: list[list[int]], rows: list[np.ndarray]
+    ) -> None:
+        self.asked, self.ids, self.rows = self._asked(prompts, texts), ids, rows
+
+    def holds(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> bool:
+        return self.asked == self._asked(prompts, texts)
+
+    @staticmethod
+    def _asked(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[tuple[tuple[Message, ...], str]]:
+        return [(prompt.messages, text) for prompt, text in zip(prompts, texts, strict=True)]
 
 
 def _in_batches(
-    readings: Sequence[Reading], most: int, of_batch: Callable[[list[Reading]], list[np.ndarray]]
+    ids: Sequence[list[int]], most: int, of_batch: Callable[[list[list[int]]], list[np.ndarray]]
 ) -> list[np.ndarray]:
-    """One array per reading, in order, from batches of readings of like length."""
+    """One array per row of ids, in order, from batches of rows of like length."""
     found: dict[int, np.ndarray] = {}
-    for chunk in length_groups([len(reading.ids) for reading in readings], most):
-        found |= zip(chunk, of_batch([readings[i] for i in chunk]), strict=True)
-    return [found[i] for i in range(len(readings))]
+    for chunk in length_groups([len(row) for row in ids], most):
+        found |= zip(chunk, of_batch([ids[i] for i in chunk]), strict=True)
+    return [found[i] for i in range(len(ids))]
 
 
 def _score_head(model: PreTrainedModel) -> nn.Module:

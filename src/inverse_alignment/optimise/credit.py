@@ -26,7 +26,7 @@ from inverse_alignment.maths.credit import (
     uniform_credit,
 )
 from inverse_alignment.maths.overlap import prefix_f1
-from inverse_alignment.models.reward_scores import CalibratedReward, Calibration
+from inverse_alignment.models.reward_scores import CalibratedReward
 from inverse_alignment.models.token_scores import TokenHead, TokenScorer
 from inverse_alignment.optimise.credit_settings import (
     AttentionCredit,
@@ -111,17 +111,21 @@ def assign(
 class KnownTokens:
     """A `TokenScores` made of a reward model, a token head and given answers, as far as they are there.
 
+    It scores texts too: what red and abc read of the reward model for the scores is then not read again.
+
     Attributes:
-        calibration: of the reward model.
+        reward: the reward model.
         tokenizer: of the policy.
         scorer: the reward model, read per token; for red and abc.
+        look: whether it is read for abc.
         head: the token-level reward model; for token.
         references: a given answer to a prompt, by the prompt's key; for potential. Others have potential 0.
     """
 
-    calibration: Calibration
+    reward: CalibratedReward
     tokenizer: PreTrainedTokenizerBase
     scorer: TokenScorer | None = None
+    look: bool = False
     head: TokenHead | None = None
     references: Mapping[str, str] | None = None
 
@@ -138,14 +142,22 @@ class KnownTokens:
         Raises:
             UserError: the reward model cannot be read per token.
         """
-        reads = isinstance(config, RedistributedCredit | AttentionCredit)
+        looks = isinstance(config, AttentionCredit)
+        reads = looks or isinstance(config, RedistributedCredit)
         scorer = TokenScorer(reward.scorer, tokenizer) if reads else None
-        return KnownTokens(reward.calibration, tokenizer, scorer, head, references)
+        return KnownTokens(reward, tokenizer, scorer, looks, head, references)
+
+    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
+        """Standardised scores, float64 (n,): see `core.protocols.Score`."""
+        if self.scorer is None:
+            return self.reward(prompts, responses)
+        return self.reward.calibration.standardise(self.scorer.scores(prompts, responses, self.look))
 
     def prefix_scores(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[np.ndarray]:
         """See `TokenScores.prefix_scores`."""
         assert self.scorer is not None
-        return [self.calibration.standardise(row) for row in self.scorer.prefix_scores(prompts, answers)]
+        standardise = self.reward.calibration.standardise
+        return [standardise(row) for row in self.scorer.prefix_scores(prompts, answers)]
 
     def attention(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[np.ndarray]:
         """See `TokenScores.attention`."""

@@ -17,7 +17,7 @@ from inverse_alignment.models.loading import new_reward_model
 from inverse_alignment.models.reward_scores import RewardScorer
 from inverse_alignment.models.specs import InitialisedModel
 from inverse_alignment.models.token_heads import load_token_head, token_head_from_trunk
-from inverse_alignment.models.token_scores import Reading, TokenHead, TokenScorer
+from inverse_alignment.models.token_scores import Span, TokenHead, TokenScorer
 from inverse_alignment.text.render import decode_response, encode_full, encode_prompt, encode_response, prompt_budget
 from inverse_alignment.text.tokenizers import train_tokenizer
 from tests.unit.models import tiny
@@ -285,14 +285,38 @@ def test_a_score_that_is_not_finite_stops_the_run():
         TokenScorer(score, TOKENS).prefix_scores(PROMPTS[:1], [written("a")])
 
 
-def test_a_reading_by_hand():
+def test_a_span_by_hand():
     """Five tokens of a reader belong to four of a policy: the second and the last own two, the third none."""
-    reading = Reading([9, 9, 1, 2, 3, 4, 5], 2, np.array([0, 1, 1, 3, 3]), 4)
-    values = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert reading.summed(values).tolist() == [1.0, 5.0, 0.0, 9.0]
-    assert reading.last(values, -7.0).tolist() == [-7.0, 1.0, 3.0, 3.0, 5.0]
-    late = Reading([9, 1], 1, np.array([2]), 3)  # nothing is owned before the last token
-    assert late.last(np.array([6.0]), -7.0).tolist() == [-7.0, -7.0, -7.0, 6.0]
+    span = Span(2, np.array([0, 1, 1, 3, 3]), 4)
+    values = np.array([50.0, -7.0, 1.0, 2.0, 3.0, 4.0, 5.0, 99.0])  # two of the prompt first, padding last
+    assert span.summed(values).tolist() == [1.0, 5.0, 0.0, 9.0]
+    assert span.newest(values).tolist() == [-7.0, 1.0, 3.0, 3.0, 5.0]
+    late = Span(1, np.array([2]), 3)  # nothing is owned before the last token
+    assert late.newest(np.array([-7.0, 6.0])).tolist() == [-7.0, -7.0, -7.0, 6.0]
+
+
+def test_what_was_read_for_the_scores_is_not_read_again():
+    score, answers = scorer(), [written(text) for text in TEXTS]
+    fresh, reader = TokenScorer(score, TOKENS), TokenScorer(score, TOKENS)
+    passes = []
+    watch = score.model.register_forward_hook(lambda *given: passes.append(1))
+    np.testing.assert_allclose(reader.scores(PROMPTS, TEXTS), score(PROMPTS, TEXTS), atol=1e-6)
+    passes.clear()
+    kept = reader.prefix_scores(PROMPTS, answers)
+    assert not passes
+    for mine, other in zip(kept, fresh.prefix_scores(PROMPTS, answers), strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-6)
+    np.testing.assert_allclose(reader.scores(PROMPTS, TEXTS, look=True), score(PROMPTS, TEXTS), atol=1e-6)
+    passes.clear()
+    looked = reader.attention(PROMPTS, answers)
+    assert not passes
+    for mine, other in zip(looked, fresh.attention(PROMPTS, answers), strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-6)
+    assert passes  # by the other reader
+    passes.clear()
+    changed = reader.prefix_scores(PROMPTS, [*answers[:-1], written("another")])  # other answers are read anew
+    assert passes and changed[-1][-1] == pytest.approx(score(PROMPTS[-1:], ["another"])[0], abs=1e-5)
+    watch.remove()
 
 
 # ------------------------------------------------------------------------------------------------- token heads

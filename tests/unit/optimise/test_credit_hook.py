@@ -169,9 +169,25 @@ def test_standardising_divides_the_changes_by_the_deviation_and_the_mean_drops_o
     scorer = KnownTokens.of(RedistributedCredit(), reward, TOKENS).scorer
     raw = scorer.prefix_scores(PROMPTS, answers)
     for mean in (0.0, 3.0, -1e4):
-        known = KnownTokens(Calibration(mean, 0.5, 8), TOKENS, scorer)
+        known = KnownTokens(CalibratedReward(reward.scorer, Calibration(mean, 0.5, 8)), TOKENS, scorer)
         for row, standardised in zip(raw, known.prefix_scores(PROMPTS, answers), strict=True):
             np.testing.assert_allclose(np.diff(standardised), np.diff(row) / 0.5, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("config", "passes"), [(TerminalCredit(), 1), (RedistributedCredit(), 1), (AttentionCredit(), 1)]
+)
+def test_scores_and_credit_together_take_one_pass_of_the_reward_model(reward, sampled, config, passes):
+    answers, mask = sampled
+    texts = [given.text for given in answers]
+    tokens = KnownTokens.of(config, reward, TOKENS)
+    plain, seen = reward(PROMPTS, texts), []
+    watch = reward.scorer.model.register_forward_hook(lambda module, args, made: seen.append(len(made.logits)))
+    scores = tokens(PROMPTS, texts)
+    assign(config, torch.from_numpy(scores), mask, PROMPTS, answers, tokens, 1.0)
+    watch.remove()
+    np.testing.assert_allclose(scores, plain, atol=1e-5)
+    assert sum(seen) == passes * len(answers)
 
 
 def test_attention_credit_keeps_the_score(reward, sampled):
