@@ -366,9 +366,10 @@ def parquet_rows(path: Path, columns: Sequence[str] | None = None) -> Reading:
             for batch in file.iter_batches(batch_size=1024, columns=wanted):
                 for place, values in enumerate(_values(batch)):
                     number += 1
-                    yield (
-                        _unpacked(batch, place, path, number) if values is None else Row(number, values, present, path)
-                    )
+                    if values is None:
+                        yield _unpacked(batch, place, present, path, number)
+                    else:
+                        yield Row(number, values, present, path)
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise UserError(  # whatever the bytes of a damaged file may say
             f"not a readable Parquet file: {_first_and_last(error)}",
@@ -387,7 +388,7 @@ def _values(batch: RecordBatch) -> Sequence[dict[str, Any] | None]:
         return [None] * len(batch)
 
 
-def _unpacked(batch: RecordBatch, place: int, path: Path, number: int) -> Row | BadRow:
+def _unpacked(batch: RecordBatch, place: int, present: list[str], path: Path, number: int) -> Row | BadRow:
     """One row of a batch, value by value, so that the one that cannot be had is named."""
     values: dict[str, Any] = {}
     for name in batch.schema.names:
@@ -400,7 +401,7 @@ def _unpacked(batch: RecordBatch, place: int, path: Path, number: int) -> Row | 
                 where=f"{path}, row {number}, field '{name}'",
                 fix="correct the value, or leave the row out",
             )
-    return Row(number, values, batch.schema.names, path)
+    return Row(number, values, present, path)
 
 
 # ---------------------------------------------------------------------------------------------- datasets
