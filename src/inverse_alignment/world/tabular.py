@@ -45,6 +45,22 @@ def prefix_index(tokens: Tensor, vocabulary: int) -> Tensor:
     return rows
 
 
+def absorbing(logits: Tensor, length: int, end: int) -> Tensor:
+    """Logits (P, N, V) under which a sequence that has reached the token `end` stays at it: answers of unequal length.
+
+    A sequence that leaves `end` again has probability zero; what had not ended is as likely as before.
+    """
+    vocabulary = logits.shape[-1]
+    is_end = torch.arange(vocabulary) == end
+    level = torch.zeros(1, dtype=torch.bool)
+    levels = [level]
+    for _ in range(length - 1):
+        level = (level.unsqueeze(-1) | is_end).flatten()
+        levels.append(level)
+    surely_end = torch.where(is_end, 0.0, -torch.inf).to(logits.dtype)
+    return torch.where(torch.cat(levels).unsqueeze(-1), surely_end, logits)
+
+
 class TabularPolicy(nn.Module):
     """An autoregressive policy with one free row of logits per prompt and prefix.
 
@@ -77,14 +93,15 @@ class TabularPolicy(nn.Module):
 
             θ[x, s, a] = log Σ_{y starts with s, a} π(y|x)
 
-        The normaliser of each row cancels in the softmax.
+        The normaliser of each row cancels in the softmax. A prefix of probability zero gets a uniform row.
         """
         by_token = log_probs.reshape(log_probs.shape[0], *(vocabulary,) * length)
         rows = []
         for t in range(length):
             tail = tuple(range(t + 2, length + 1))
             marginal = by_token.logsumexp(tail) if tail else by_token
-            rows.append(marginal.reshape(log_probs.shape[0], vocabulary**t, vocabulary))
+            row = marginal.reshape(log_probs.shape[0], vocabulary**t, vocabulary)
+            rows.append(torch.where((row == -torch.inf).all(-1, keepdim=True), torch.zeros_like(row), row))
         return TabularPolicy(torch.cat(rows, dim=1), length)
 
     def token_log_probs(self, prompts: Tensor, tokens: Tensor) -> Tensor:
@@ -165,16 +182,21 @@ class TabularProblem:
 
 
 def make_problem(
-    seed: int = 0, *, prompts: int = 3, vocabulary: int = 3, length: int = 3, beta: float = 0.5
+    seed: int = 0, *, prompts: int = 3, vocabulary: int = 3, length: int = 3, beta: float = 0.5, end: int | None = None
 ) -> TabularProblem:
-    """A problem with reference logits uniform in [-1, 1) and rewards uniform in [-1, 1), the same on every platform."""
+    """A problem with reference logits uniform in [-1, 1) and rewards uniform in [-1, 1), the same on every platform.
+
+    Args:
+        end: a token that ends an answer, see `absorbing`; None for answers of equal length.
+    """
     n_prefixes = sum(vocabulary**t for t in range(length))
 
     def table(purpose: str, *shape: int) -> Tensor:
         row = uniforms([derive_seed("tabular", purpose, seed)], torch.Size(shape).numel())
         return 2 * torch.from_numpy(row).reshape(shape) - 1
 
-    reference = TabularPolicy(table("reference", prompts, n_prefixes, vocabulary), length)
+    logits = table("reference", prompts, n_prefixes, vocabulary)
+    reference = TabularPolicy(logits if end is None else absorbing(logits, length, end), length)
     return TabularProblem(reference, table("reward", prompts, vocabulary**length), beta)
 
 
@@ -226,9 +248,10 @@ def objective_gradient(policy: TabularPolicy, reference: Tensor, reward: Tensor,
     n_prompts, _, vocabulary = policy.logits.shape
     log_p = policy.log_prob_table()
     flow = log_p.exp() * (reward - beta * (log_p - reference))
+    flow = torch.where(log_p == -torch.inf, torch.zeros_like(flow), flow)  # what cannot happen teaches nothing
     every = sequences(vocabulary, policy.length)
     rows = prefix_index(every, vocabulary)
-    through = torch.zeros_like(policy.logits)
+    through = torch.zeros(policy.logits.shape, dtype=policy.logits.dtype)
     for t in range(policy.length):
         # Adds each sequence's weighted advantage to the (prefix, next token) it passes at position t.
         cell = (rows[:, t] * vocabulary + every[:, t]).expand(n_prompts, -1)
