@@ -16,11 +16,11 @@ class TokenRewardConfig(Section):
     """How a token head is trained on pairs whose answers differ little; used by `ppo.credit.type: token` alone."""
 
     most_edited: float = Field(
-        0.5, gt=0, le=1, description="largest share of edited tokens among those of both answers of a pair"
+        0.7, gt=0, le=1, description="largest share of edited tokens among those of both answers of a pair"
     )
     neutral_weight: float = Field(0.5, ge=0, description="η, weight of the squared reward of tokens that nobody edited")
     epochs: float = Field(3, gt=0, description="passes over the answers of those pairs")
-    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW, linear decay")
+    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate of AdamW, linear decay")
     batch_size: int = Field(32, ge=1, description="answers per optimiser step")
     warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the learning rate rises")
 
