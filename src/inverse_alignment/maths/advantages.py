@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from inverse_alignment.maths.masked import masked
+
 
 class Advantages(NamedTuple):
     """Advantages and the value targets that belong to them, both of shape (b, t), zero where the mask is False."""
@@ -37,9 +39,7 @@ def generalised_advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma:
     for t in reversed(range(rewards.shape[1])):
         counts = mask[:, t]
         delta = rewards[:, t] + gamma * next_value - values[:, t]
-        zero = torch.zeros_like(next_advantage)
-        next_advantage = torch.where(counts, delta + gamma * lam * next_advantage, zero)
-        next_value = torch.where(counts, values[:, t], zero)
+        next_advantage = masked(delta + gamma * lam * next_advantage, counts)
+        next_value = masked(values[:, t], counts)
         advantages[:, t] = next_advantage
-    returns = torch.where(mask, advantages + values, torch.zeros_like(values))
-    return Advantages(advantages, returns)
+    return Advantages(advantages, masked(advantages + values, mask))

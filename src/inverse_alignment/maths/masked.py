@@ -1,4 +1,8 @@
-"""Statistics over the positions that count. One convention: mask `True` means "this position counts"."""
+"""Statistics over the positions that count. One convention: mask `True` means "this position counts".
+
+Values outside the mask may be anything, NaN included: they are replaced, not multiplied by zero, so that neither a
+result nor its gradient depends on them.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,20 @@ import torch
 from torch import Tensor
 
 
+def masked(values: Tensor, mask: Tensor) -> Tensor:
+    """`values` where `mask` is True, zero elsewhere; the mask is bool and broadcastable."""
+    return torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device))
+
+
 def masked_sum(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
     """Sum of `values` where `mask` is True.
-
-    Values outside the mask may be anything, NaN included: they are replaced, not multiplied by zero.
 
     Args:
         values: any shape.
         mask: bool, broadcastable to `values`.
         dim: dimension to sum over; None sums all.
     """
-    kept = torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device))
+    kept = masked(values, mask)
     return kept.sum() if dim is None else kept.sum(dim)
 
 
@@ -28,8 +35,8 @@ def masked_mean(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
 
 def masked_var(values: Tensor, mask: Tensor) -> Tensor:
     """Population variance of `values` where `mask` is True: `Σ m (v - mean)² / Σ m`."""
-    centred = values - masked_mean(values, mask)
-    return masked_mean(centred**2, mask)
+    kept = masked(values, mask)
+    return masked_mean((kept - masked_mean(kept, mask)) ** 2, mask)
 
 
 def masked_whiten(values: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
@@ -37,6 +44,5 @@ def masked_whiten(values: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor
 
     Population variance, as in Ziegler et al. 2019 (arXiv 1909.08593, their released code).
     """
-    mean, var = masked_mean(values, mask), masked_var(values, mask)
-    whitened = (values - mean) * torch.rsqrt(var + epsilon)
-    return torch.where(mask, whitened, torch.zeros_like(whitened))
+    kept = masked(values, mask)
+    return masked((kept - masked_mean(kept, mask)) * torch.rsqrt(masked_var(kept, mask) + epsilon), mask)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from inverse_alignment.maths.masked import masked_mean
+from inverse_alignment.maths.masked import masked, masked_mean
 
 
 class Loss(NamedTuple):
@@ -22,7 +22,7 @@ def policy_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, ma
 
     Source: Schulman et al. 2017, arXiv 1707.06347, eq. 7. All tensors (b, t); the mean is over masked positions.
     """
-    ratio = torch.exp(torch.where(mask, log_probs - old_log_probs, torch.zeros_like(log_probs)))
+    ratio = torch.exp(masked(log_probs - old_log_probs, mask))
     unclipped, bounded = ratio * advantages, ratio.clamp(1.0 - clip, 1.0 + clip) * advantages
     return Loss(
         -masked_mean(torch.minimum(unclipped, bounded), mask),
@@ -35,6 +35,7 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor
 
     Source: the PPO of Ziegler et al. 2019 (arXiv 1909.08593, released code). All tensors (b, t).
     """
+    values = masked(values, mask)
     bounded = old_values + (values - old_values).clamp(-clip, clip)
     free_error, bounded_error = (values - returns) ** 2, (bounded - returns) ** 2
     return Loss(

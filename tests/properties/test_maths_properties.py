@@ -1,0 +1,485 @@
+"""What must hold of every function in `maths`: padding, order and precision change nothing, and one number by hand.
+
+`ENTRIES` lists them all; a function without an entry fails a test here. What each function means is tested beside it,
+in tests/unit/maths.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import pkgutil
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import inverse_alignment.maths
+from inverse_alignment.maths.advantages import generalised_advantages
+from inverse_alignment.maths.bootstrap import mean_interval
+from inverse_alignment.maths.credit import (
+    attention_credit,
+    final_positions,
+    penalised,
+    potential_credit,
+    redistributed_credit,
+    terminal_credit,
+    terminal_rewards,
+    token_credit,
+    uniform_credit,
+)
+from inverse_alignment.maths.edits import (
+    BAD,
+    GOOD,
+    NEUTRAL,
+    Edit,
+    edit_labels,
+    edit_script,
+    edited,
+    least_share,
+    token_label_loss,
+)
+from inverse_alignment.maths.grouping import group_means, within_group_variance
+from inverse_alignment.maths.kl import exact_kl, k1, k2, k3, next_kl_coefficient
+from inverse_alignment.maths.masked import masked, masked_mean, masked_sum, masked_var, masked_whiten
+from inverse_alignment.maths.overlap import prefix_f1
+from inverse_alignment.maths.pairwise import (
+    accuracy,
+    best_scale,
+    bradley_terry_loss,
+    paired_gain,
+    preference_log_likelihood,
+)
+from inverse_alignment.maths.surrogate import policy_loss, token_entropy, value_loss
+
+NAN, INF = float("nan"), float("inf")
+EXACT = {"rtol": 1e-12, "atol": 1e-12}  # sums in another order
+FLOAT = {"rtol": 1e-4, "atol": 1e-4}
+
+
+class Batch(NamedTuple):
+    """What the functions are given: b answers of at most t tokens, padded on the right.
+
+    Attributes:
+        x, y, z: (b, t).
+        logits, other: (b, t, 4).
+        scores: (b,).
+        mask: (b, t) bool, a run of True from the first column on.
+        groups: a name per row.
+    """
+
+    x: Tensor
+    y: Tensor
+    z: Tensor
+    logits: Tensor
+    other: Tensor
+    scores: Tensor
+    mask: Tensor
+    groups: tuple[str, ...]
+
+    def padded(self, garbage: float, columns: int, rows: int) -> Batch:
+        """The same answers with more padding, and garbage wherever nothing counts. A padded row has a finite score."""
+        b, t = self.mask.shape
+        mask = torch.zeros(b + rows, t + columns, dtype=torch.bool)
+        mask[:b, :t] = self.mask
+
+        def wider(table: Tensor) -> Tensor:
+            new = torch.full((*mask.shape, *table.shape[2:]), garbage, dtype=table.dtype)
+            new[mask] = table[self.mask]
+            return new
+
+        scores = torch.cat([self.scores, self.scores.new_full((rows,), 3.0)])
+        tables = (wider(table) for table in self[:5])
+        return Batch(*tables, scores, mask, self.groups + ("a",) * rows)
+
+    def reordered(self, order: list[int]) -> Batch:
+        """The same answers in another order."""
+        tensors = (tensor[order] for tensor in self[:7])
+        return Batch(*tensors, tuple(self.groups[row] for row in order))
+
+    def cast(self, dtype: torch.dtype) -> Batch:
+        """The same numbers in another precision."""
+        return Batch(*(tensor.to(dtype) for tensor in self[:6]), self.mask, self.groups)
+
+    @property
+    def before(self) -> Tensor:
+        """(b, t + 1): a column for the bare prompt, then x."""
+        return torch.cat([self.scores.unsqueeze(-1), self.x], -1)
+
+    @property
+    def labels(self) -> Tensor:
+        """(b, t): GOOD, BAD or NEUTRAL."""
+        return torch.where(self.mask, self.z, 0.0).sign().long()
+
+    @property
+    def weights(self) -> Tensor:
+        """(b,) positive numbers."""
+        return self.scores.abs() + 0.5
+
+    @property
+    def certainty(self) -> Tensor:
+        """(b,) probabilities in [½, 1]."""
+        return 1.0 - 0.5 / (1.0 + self.scores.abs())
+
+
+@st.composite
+def batches(draw: Any) -> Batch:
+    """Eighths between -3 and 3: they are the same numbers in float32 and float64, and never lie on a clipping bound."""
+    lengths = draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
+    b, t = len(lengths), max(lengths)
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+
+    def table(*shape: int) -> Tensor:
+        return torch.randint(-24, 25, shape, generator=generator).double() / 8
+
+    tables = [table(b, t), table(b, t), table(b, t), table(b, t, 4), table(b, t, 4)]
+    mask = torch.arange(t) < torch.tensor(lengths).unsqueeze(-1)
+    return Batch(*tables, table(b), mask, tuple("aabb"[:b]))
+
+
+Padding = Literal["rows and columns", "columns", "none"]
+
+
+class Entry(NamedTuple):
+    """One function of `maths`.
+
+    Attributes:
+        golden: a call with numbers typed by hand.
+        expected: what it gives, worked out by hand.
+        call: the function on a batch; None for one that knows neither batch nor tensor.
+        padding: what may be added to a batch without changing a result. "columns" where a row without tokens is refused
+            or has a weight; "none" where there is nothing to pad.
+        learns: whether it knows the mask and may be trained through: then its gradient in `x` is followed.
+    """
+
+    golden: Callable[[], Any]
+    expected: Any
+    call: Callable[[Batch], Any] | None = None
+    padding: Padding = "none"
+    learns: bool = False
+
+
+def t(*rows: Any) -> Tensor:
+    """A tensor of float64 numbers."""
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+YES = torch.tensor([[True, True, False]])
+PAIR, ONES, ZEROS = (t(2.0, 0.0), t(0.0, 1.0)), t(1.0, 1.0), t(0.0, 0.0)  # log σ(2) = -0.126928, log σ(-1) = -1.313262
+LOG_P, LOG_Q = t(0.5, 0.5).log(), t(0.25, 0.75).log()
+
+ENTRIES: dict[str, Entry] = {
+    "masked.masked": Entry(
+        lambda: masked(t([1.0, 2.0, NAN]), YES),
+        t([1.0, 2.0, 0.0]),
+        lambda c: masked(c.x, c.mask),
+        "rows and columns",
+        learns=True,
+    ),
+    "masked.masked_sum": Entry(
+        lambda: masked_sum(t([1.0, 2.0, NAN]), YES),
+        3.0,
+        lambda c: (masked_sum(c.x, c.mask), masked_sum(c.x, c.mask, -1)),
+        "rows and columns",
+        learns=True,
+    ),
+    "masked.masked_mean": Entry(
+        lambda: masked_mean(t([1.0, 2.0, NAN]), YES),
+        1.5,
+        lambda c: (masked_mean(c.x, c.mask), masked_mean(c.x, c.mask, -1)),
+        "rows and columns",
+        learns=True,
+    ),
+    "masked.masked_var": Entry(
+        lambda: masked_var(t([1.0, 3.0, NAN]), YES),
+        1.0,
+        lambda c: masked_var(c.x, c.mask),
+        "rows and columns",
+        learns=True,
+    ),
+    "masked.masked_whiten": Entry(
+        lambda: masked_whiten(t([1.0, 3.0, NAN]), YES, 3.0),  # variance 1, so (v - 2) / √(1 + 3)
+        t([-0.5, 0.5, 0.0]),
+        lambda c: masked_whiten(c.x, c.mask, 0.5),
+        "rows and columns",
+        learns=True,
+    ),
+    "advantages.generalised_advantages": Entry(
+        # γ = λ = ½: δ = (1 + 1 - 1, 4 - 2), A_1 = 2, A_0 = 1 + ¼ · 2
+        lambda: generalised_advantages(t([1.0, 4.0, NAN]), t([1.0, 2.0, NAN]), YES, 0.5, 0.5),
+        (t([1.5, 2.0, 0.0]), t([2.5, 4.0, 0.0])),
+        lambda c: generalised_advantages(c.x, c.y, c.mask, 0.9, 0.7),
+        "rows and columns",
+        learns=True,
+    ),
+    "credit.final_positions": Entry(
+        lambda: final_positions(YES), torch.tensor([1]), lambda c: final_positions(c.mask), "columns"
+    ),
+    "credit.terminal_credit": Entry(
+        lambda: terminal_credit(t(6.0), YES),
+        t([0.0, 6.0, 0.0]),
+        lambda c: terminal_credit(c.scores, c.mask),
+        "columns",
+    ),
+    "credit.uniform_credit": Entry(
+        lambda: uniform_credit(t(6.0), YES), t([3.0, 3.0, 0.0]), lambda c: uniform_credit(c.scores, c.mask), "columns"
+    ),
+    "credit.redistributed_credit": Entry(
+        # ½ (S_1 - S_0, S_2 - S_1) and ½ of the score
+        lambda: redistributed_credit(t([1.0, 3.0, 2.0, NAN]), t(6.0), YES, 0.5),
+        t([1.0, 2.5, 0.0]),
+        lambda c: redistributed_credit(c.before, c.scores, c.mask, 0.3),
+        "columns",
+        learns=True,
+    ),
+    "credit.attention_credit": Entry(
+        lambda: attention_credit(t(6.0), t([0.1, 0.3, NAN]), YES, 0.5),  # ½ · 6 · (¼, ¾) and ½ of the score
+        t([0.75, 5.25, 0.0]),
+        lambda c: attention_credit(c.scores, c.x.abs() + 0.5, c.mask, 0.3),
+        "columns",
+    ),
+    "credit.potential_credit": Entry(
+        lambda: potential_credit(t(6.0), t([2.0, 8.0, NAN]), YES, 0.5),  # ½ · 8 - 2, 0 - 8 + 6
+        t([2.0, -2.0, 0.0]),
+        lambda c: potential_credit(c.scores, c.x, c.mask, 0.9),
+        "columns",
+        learns=True,
+    ),
+    "credit.token_credit": Entry(
+        lambda: token_credit(t([1.0, 2.0, NAN]), t(6.0), YES, 0.25),
+        t([0.25, 5.0, 0.0]),
+        lambda c: token_credit(c.x, c.scores, c.mask, 0.3),
+        "columns",
+        learns=True,
+    ),
+    "credit.penalised": Entry(
+        lambda: penalised(t([1.0, 2.0, NAN]), t([1.0, -2.0, NAN]), YES, 0.5),
+        t([0.5, 3.0, 0.0]),
+        lambda c: penalised(c.x, c.y, c.mask, 0.3),
+        "rows and columns",
+        learns=True,
+    ),
+    "credit.terminal_rewards": Entry(
+        lambda: terminal_rewards(t(6.0), t([1.0, -2.0, NAN]), YES, 0.5),
+        t([-0.5, 7.0, 0.0]),
+        lambda c: terminal_rewards(c.scores, c.x, c.mask, 0.3),
+        "columns",
+        learns=True,
+    ),
+    "surrogate.policy_loss": Entry(
+        # ratios 3/2 and 1/2 with ε = 0.2: -(min(3, 2.4) + min(-1/2, -0.8)) / 2, and both are clipped
+        lambda: policy_loss(t([math.log(1.5), math.log(0.5), NAN]), t([0.0, 0.0, NAN]), t([2.0, -1.0, NAN]), YES, 0.2),
+        (torch.tensor(-0.8).double(), torch.tensor(1.0).double()),
+        lambda c: policy_loss(c.x, c.y, c.z, c.mask, 0.2),
+        "rows and columns",
+        learns=True,
+    ),
+    "surrogate.value_loss": Entry(
+        # errors 1 - 3 and, moved no further than ½ from 0, ½ - 3; the second is not clipped: ½ (2.5² + 1²) / 2
+        lambda: value_loss(t([1.0, 0.0, NAN]), t([0.0, 0.25, NAN]), t([3.0, 1.0, NAN]), YES, 0.5),
+        (torch.tensor(1.8125).double(), torch.tensor(0.5).double()),
+        lambda c: value_loss(c.x, c.y, c.z, c.mask, 0.2),
+        "rows and columns",
+        learns=True,
+    ),
+    "surrogate.token_entropy": Entry(
+        lambda: token_entropy(LOG_Q),  # ¼ log 4 + ¾ log 4/3
+        0.5623351446188083,
+        lambda c: token_entropy(c.logits),
+        "rows and columns",
+    ),
+    "kl.k1": Entry(lambda: k1(t(-1.0), t(-3.0)), t(2.0), lambda c: k1(c.x, c.y), "rows and columns"),
+    "kl.k2": Entry(lambda: k2(t(-1.0), t(-3.0)), t(2.0), lambda c: k2(c.x, c.y), "rows and columns"),
+    "kl.k3": Entry(
+        lambda: k3(t(-1.0), t(-3.0)),  # e^-2 - 1 + 2
+        t(1.1353352832366127),
+        lambda c: k3(c.x, c.y),
+        "rows and columns",
+    ),
+    "kl.exact_kl": Entry(
+        lambda: exact_kl(LOG_P, LOG_Q),  # ½ log 2 + ½ log 2/3
+        0.14384103622589045,
+        lambda c: exact_kl(c.logits, c.other),
+        "rows and columns",
+    ),
+    "kl.next_kl_coefficient": Entry(lambda: next_kl_coefficient(0.1, 6.6, 6.0, 1000, 100), 0.101),
+    "pairwise.preference_log_likelihood": Entry(
+        lambda: preference_log_likelihood(*PAIR),
+        t(-0.12692801104297263, -1.3132616875182228),
+        lambda c: preference_log_likelihood(c.x, c.y),
+        "rows and columns",
+    ),
+    "pairwise.bradley_terry_loss": Entry(
+        lambda: bradley_terry_loss(*PAIR, ONES, ZEROS, ONES, centring=0.5),  # (0.126928 + 1.313262) / 2 + ½ (4 + 1) / 2
+        1.9700948492805977,
+        lambda c: bradley_terry_loss(c.x[:, 0], c.y[:, 0], c.weights, c.z[:, 0], c.certainty, 0.1, 0.2),
+    ),
+    "pairwise.accuracy": Entry(
+        lambda: accuracy(t(1.0, 0.0, 2.0, 1.0), t(0.0, 1.0, 2.0, 0.5)),
+        0.625,
+        lambda c: accuracy(c.x[:, 0], c.y[:, 0]),
+    ),
+    "pairwise.best_scale": Entry(
+        # gaps 1, 1, 1, -1: the mean slope is zero at σ(b) = ¾, so b = log 3
+        lambda: best_scale(t(1.0, 2.0, 3.0, 0.0), t(0.0, 1.0, 2.0, 1.0)),
+        math.log(3),
+        lambda c: best_scale(torch.cat([c.x[:, 0], t(1.0)]), torch.cat([c.y[:, 0], t(0.0)])),
+    ),
+    "pairwise.paired_gain": Entry(
+        # gains 0 and 2: sd √2, so (z_0.5 + z_0.8) · √2 / √2 with z_0.5 = 0; the median of means of two draws is 1
+        lambda: paired_gain(t(1.0, 3.0), t(1.0, 1.0), 0.5, 2001, 0),
+        (1.0, 1.0, 0.8416212335729143, 2),
+        lambda c: paired_gain(torch.cat([c.x[:, 0], t(1.0)]), torch.cat([c.y[:, 0], t(0.0)]), 0.9, 50, 0)[::2],
+    ),
+    "bootstrap.mean_interval": Entry(
+        lambda: mean_interval(t(2.0, 2.0, 2.0), 0), (2.0, 2.0, 2.0), lambda c: mean_interval(c.scores, 0).mean
+    ),
+    "grouping.group_means": Entry(
+        lambda: group_means(np.array([1.0, 10.0, 3.0]), ["b", "a", "b"]).tolist(),
+        [2.0, 10.0],
+        lambda c: sorted(group_means(c.scores.numpy(), c.groups).tolist()),
+    ),
+    "grouping.within_group_variance": Entry(
+        lambda: within_group_variance(np.array([1.0, 3.0, 5.0, 5.0, 9.0]), ["a", "a", "b", "b", "c"]),  # (2 + 0) / 2
+        1.0,
+        lambda c: within_group_variance(c.scores.numpy(), c.groups),
+    ),
+    "edits.edit_script": Entry(lambda: edit_script([1, 2, 3], [1, 4, 3, 5]), [Edit(1, 2, (4,)), Edit(3, 3, (5,))]),
+    "edits.edited": Entry(lambda: edited([1, 2, 3], [Edit(1, 2, (4,)), Edit(3, 3, (5,))]), [1, 4, 3, 5]),
+    "edits.edit_labels": Entry(
+        lambda: edit_labels([1, 2, 3], [1, 4, 3, 5]), ([NEUTRAL, BAD, NEUTRAL], [NEUTRAL, GOOD, NEUTRAL, GOOD])
+    ),
+    "edits.least_share": Entry(lambda: least_share([1, 2, 2], [2, 1]), 0.2),
+    "edits.token_label_loss": Entry(
+        # -log σ(2) and ½ · 3², two tokens
+        lambda: token_label_loss(t([2.0, 3.0, NAN]), torch.tensor([[GOOD, NEUTRAL, BAD]]), YES, t(1.0), t(1.0), 0.5),
+        2.3134640055214863,
+        lambda c: token_label_loss(c.x, c.labels, c.mask, c.weights, c.certainty, 0.5),
+        "columns",
+    ),
+    "overlap.prefix_f1": Entry(lambda: prefix_f1([1, 9, 2], [1, 2]), [0.0, 2 / 3, 0.5]),
+}
+ON_BATCHES = [name for name, entry in ENTRIES.items() if entry.call]
+PADDED = [name for name, entry in ENTRIES.items() if entry.padding != "none"]
+LEARNING = [name for name, entry in ENTRIES.items() if entry.learns]
+
+
+def functions() -> Iterator[str]:
+    """Every public function of `maths`."""
+    for found in pkgutil.iter_modules(inverse_alignment.maths.__path__):
+        module = importlib.import_module(f"inverse_alignment.maths.{found.name}")
+        for name, function in inspect.getmembers(module, inspect.isfunction):
+            if function.__module__ == module.__name__ and not name.startswith("_"):
+                yield f"{found.name}.{name}"
+
+
+def test_every_function_of_maths_has_an_entry() -> None:
+    assert set(functions()) == set(ENTRIES)
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_numbers_typed_by_hand(name: str) -> None:
+    entry = ENTRIES[name]
+    actual = entry.golden()
+    if isinstance(actual, Tensor) and isinstance(entry.expected, float):
+        actual = float(actual)
+    if isinstance(actual, Tensor | float | tuple) and not isinstance(entry.expected, list):
+        torch.testing.assert_close(actual, type(actual)(entry.expected) if type(actual) is tuple else entry.expected)
+    else:
+        assert actual == entry.expected
+
+
+def leaves(found: Any) -> list[Any]:
+    """The tensors and numbers of a result."""
+    return [leaf for part in found for leaf in leaves(part)] if isinstance(found, tuple | list) else [found]
+
+
+def assert_same(found: Any, plain: Any, case: Batch, tolerance: dict[str, float]) -> None:
+    """Equal where something counts, and of one shape per answer: numbers of padding are left out."""
+    for one, other in zip(leaves(found), leaves(plain), strict=True):
+        if not isinstance(one, Tensor) or one.ndim == 0:
+            torch.testing.assert_close(one, other, equal_nan=True, **tolerance)
+        elif one.ndim == 1:
+            torch.testing.assert_close(one[: len(case.mask)], other, **tolerance)
+        else:
+            b, width = case.mask.shape
+            torch.testing.assert_close(one[:b, :width][case.mask], other[case.mask], **tolerance)
+
+
+@pytest.mark.parametrize("name", PADDED)
+@given(batches(), st.sampled_from([NAN, INF, -1e30, 7.0]), st.integers(0, 2), st.integers(0, 1))
+@settings(max_examples=15, deadline=None)
+def test_padding_changes_nothing(name: str, case: Batch, garbage: float, columns: int, rows: int) -> None:
+    entry = ENTRIES[name]
+    assert entry.call
+    wider = case.padded(garbage, columns, rows if entry.padding == "rows and columns" else 0)
+    assert_same(entry.call(wider), entry.call(case), case, EXACT)
+
+
+def slopes(entry: Entry, case: Batch) -> Tensor:
+    """Gradient in `x` of all that counts in a result."""
+    assert entry.call
+    x = case.x.clone().requires_grad_()
+    found = entry.call(case._replace(x=x))
+    total = torch.zeros((), dtype=torch.float64)
+    for number, leaf in enumerate(leaves(found)):
+        if leaf.requires_grad:
+            shares = case.mask if leaf.ndim == 2 else case.mask.any(-1) if leaf.ndim == 1 else ...
+            kept = leaf[shares]
+            total = total + (number + 1) * (kept * torch.arange(1, kept.numel() + 1).reshape(kept.shape)).sum()
+    return torch.autograd.grad(total, x)[0]
+
+
+@pytest.mark.parametrize("name", LEARNING)
+@given(batches(), st.sampled_from([NAN, INF, -1e30, 7.0]))
+@settings(max_examples=10, deadline=None)
+def test_nothing_is_learned_from_padding_and_nothing_else_by_it(name: str, case: Batch, garbage: float) -> None:
+    entry = ENTRIES[name]
+    wider = case.padded(garbage, 1, 1 if entry.padding == "rows and columns" else 0)
+    plain, found = slopes(entry, case), slopes(entry, wider)
+    b, width = case.mask.shape
+    torch.testing.assert_close(found[:b, :width][case.mask], plain[case.mask], **EXACT)
+    assert not found[~wider.mask].any()
+
+
+@pytest.mark.parametrize("name", ON_BATCHES)
+@given(batches(), st.randoms(use_true_random=False))
+@settings(max_examples=10, deadline=None)
+def test_the_order_of_answers_does_not_matter(name: str, case: Batch, random: Any) -> None:
+    call = ENTRIES[name].call
+    assert call
+    order = list(range(len(case.mask)))
+    random.shuffle(order)
+    for one, other in zip(leaves(call(case.reordered(order))), leaves(call(case)), strict=True):
+        moved = other[order] if isinstance(other, Tensor) and other.ndim else other
+        torch.testing.assert_close(one, moved, equal_nan=True, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ON_BATCHES)
+@given(batches())
+@settings(max_examples=10, deadline=None)
+def test_single_precision_gives_the_same_in_single_precision(name: str, case: Batch) -> None:
+    call = ENTRIES[name].call
+    assert call
+    found = leaves(call(case.cast(torch.float32)))
+    for one, other in zip(found, leaves(call(case)), strict=True):
+        if isinstance(one, Tensor) and one.is_floating_point() and name != "pairwise.accuracy":
+            assert one.dtype == torch.float32
+            one = one.double()
+        torch.testing.assert_close(one, other, equal_nan=True, **FLOAT)
+
+
+@given(batches())
+@settings(max_examples=20, deadline=None)
+def test_the_table_can_tell(case: Batch) -> None:
+    """Negative control: what multiplies by the mask, or forgets it, is noticed where there is padding."""
+    wider = case.padded(NAN, 1, 0)
+    assert (wider.x * wider.mask).sum().isnan() and wider.x.mean().isnan()
+    with pytest.raises(AssertionError):
+        assert_same((wider.x * wider.mask).sum(), masked_sum(case.x, case.mask), case, EXACT)
