@@ -48,23 +48,26 @@ def no_device_of_ones_own() -> str | None:
     return None if tried.returncode == 0 else f"no private mount: {tried.stderr.strip()}"
 
 
-FULL_STORE = """
-store=$1; shift
-cp -a "$store" "$store.kept" && mount -t tmpfs -o size=16m none "$store" && cp -a "$store.kept/." "$store/" || exit 99
-cat /dev/zero > "$store/.ballast" 2>/dev/null
-truncate -s -40k "$store/.ballast"
+FULL_DEVICE = """
+folder=$1; room=$2; shift 2
+cp -a "$folder" "$folder.kept" && mount -t tmpfs -o size=32m none "$folder" || exit 99
+cp -a "$folder.kept/." "$folder/" || exit 99
+cat /dev/zero > "$folder/.ballast" 2>/dev/null
+truncate -s "-$room" "$folder/.ballast"
+cd "$PWD"
 "$@"
 code=$?
-rm -rf "$store/.ballast" "$store.kept" && cp -a "$store" "$store.kept" && umount "$store" || exit 99
-rm -rf "$store" && mv "$store.kept" "$store" || exit 99
+cd /
+rm -rf "$folder/.ballast" "$folder.kept" && cp -a "$folder" "$folder.kept" && umount "$folder" || exit 99
+rm -rf "$folder" && mv "$folder.kept" "$folder" || exit 99
 exit $code
 """
-"""Moves the store to a device of its own with 40 KiB of room for one command, and back, so that all can be checked."""
+"""Moves a folder to a device of its own with little room for one command, and back, so that all can be checked."""
 
 
-def _on_a_full_device(project: Project) -> tuple[str, ...]:
-    """Only this command sees the device: its mounts are its own."""
-    return ("unshare", "-m", "sh", "-c", FULL_STORE, "sh", str(project / "artifacts"))
+def full(folder: str, room: str) -> Callable[[Project], tuple[str, ...]]:
+    """A device with so much room for a folder of the project; only the case's command sees it."""
+    return lambda project: ("unshare", "-m", "sh", "-c", FULL_DEVICE, "sh", str((project / folder).resolve()), room)
 
 
 def _unwritable(project: Project) -> None:
@@ -211,7 +214,25 @@ MACHINE = [
         ("no room left on the device",),
         ("store=", "MB free"),
         ("free space there", "set store to a folder with room"),
-        wrap=_on_a_full_device,
+        wrap=full("artifacts", "40K"),
+        skip=no_device_of_ones_own,
+    ),
+    Case(
+        "no-room-at-all",
+        lambda project: project.edit_params(data={"aggregate": {"seed": 1}}),
+        ("no room left on the device",),
+        ("store=", "0.0 MB free"),
+        ("free space there", "set store to a folder with room"),
+        wrap=full("artifacts", "0K"),
+        skip=no_device_of_ones_own,
+    ),
+    Case(
+        "no-room-in-the-whole-project",
+        lambda project: project.edit_params(data={"aggregate": {"seed": 1}}),
+        ("no room left on the device",),
+        ("0.0 MB free",),
+        ("free space there",),
+        wrap=full("", "0K"),
         skip=no_device_of_ones_own,
     ),
     Case(
@@ -221,7 +242,7 @@ MACHINE = [
         ("store=", "MB free"),
         ("what is finished stays",),
         ("stage", "sft-s0"),
-        wrap=_on_a_full_device,
+        wrap=full("artifacts", "40K"),
         skip=no_device_of_ones_own,
     ),
 ]
