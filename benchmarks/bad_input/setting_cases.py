@@ -237,7 +237,7 @@ MACHINE = [
     ),
     Case(
         "no-room-left-in-training",
-        lambda project: project.edit_params(sft={"epochs": 2}, runtime={"checkpoint_seconds": 0.01}),
+        lambda project: project.edit_params(sft={"batch_size": 4}, runtime={"checkpoint_seconds": 0.01}),
         ("no room left on the device, in stage sft",),
         ("store=", "MB free"),
         ("what is finished stays",),
