@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from inverse_alignment.maths.masked import masked
+
 
 def final_positions(mask: Tensor) -> Tensor:
     """Index of the last True position of each row, shape (b,).
@@ -98,7 +100,7 @@ def attention_credit(scores: Tensor, attention: Tensor, mask: Tensor, mix: float
     Raises:
         ValueError: a row has no position that counts, or no attention on any of them.
     """
-    seen = torch.where(mask, attention.to(scores.dtype), scores.new_zeros(()))
+    seen = masked(attention.to(scores.dtype), mask)
     total = seen.sum(-1, keepdim=True)
     if not bool((total > 0).all()):
         raise ValueError("a row has no attention on any position that counts")
@@ -121,9 +123,9 @@ def potential_credit(scores: Tensor, potentials: Tensor, mask: Tensor, gamma: fl
     Raises:
         ValueError: a row has no position that counts.
     """
-    here = torch.where(mask, potentials.to(scores.dtype), scores.new_zeros(()))
+    here = masked(potentials.to(scores.dtype), mask)
     after = torch.cat([here[:, 1:], torch.zeros_like(here[:, :1])], -1)
-    return torch.where(mask, gamma * after - here, torch.zeros_like(here)) + terminal_credit(scores, mask)
+    return masked(gamma * after - here, mask) + terminal_credit(scores, mask)
 
 
 def token_credit(token_rewards: Tensor, scores: Tensor, mask: Tensor, share: float) -> Tensor:
@@ -148,8 +150,7 @@ def penalised(credit: Tensor, log_ratios: Tensor, mask: Tensor, kl_coefficient: 
 
     Source: Ziegler et al. 2019, arXiv 1909.08593, eq. 2.
     """
-    rewards = credit.to(log_ratios.dtype) - kl_coefficient * log_ratios
-    return torch.where(mask, rewards, torch.zeros_like(rewards))
+    return masked(credit.to(log_ratios.dtype) - kl_coefficient * log_ratios, mask)
 
 
 def terminal_rewards(scores: Tensor, log_ratios: Tensor, mask: Tensor, kl_coefficient: float) -> Tensor:
@@ -162,5 +163,4 @@ def terminal_rewards(scores: Tensor, log_ratios: Tensor, mask: Tensor, kl_coeffi
 
 def _mixed(shares: Tensor, scores: Tensor, mask: Tensor, mix: float) -> Tensor:
     """`mix · shares + (1 - mix) · terminal`, zero where the mask is False."""
-    spread = torch.where(mask, mix * shares.to(scores.dtype), scores.new_zeros(()))
-    return spread + (1.0 - mix) * terminal_credit(scores, mask)
+    return masked(mix * shares.to(scores.dtype), mask) + (1.0 - mix) * terminal_credit(scores, mask)

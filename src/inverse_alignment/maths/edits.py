@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from inverse_alignment.maths.masked import masked_sum
+from inverse_alignment.maths.masked import masked, masked_sum
 
 BAD, NEUTRAL, GOOD = -1, 0, 1
 
@@ -120,7 +120,8 @@ def token_label_loss(
         certainty: (b,) p in [½, 1]; one for certain.
         neutral_weight: η >= 0.
     """
-    signed, p = rewards * labels, certainty.unsqueeze(-1)
+    rewards, p = masked(rewards, mask), certainty.unsqueeze(-1)
+    signed = rewards * labels
     labelled = -p * functional.logsigmoid(signed) - (1.0 - p) * functional.logsigmoid(-signed)
     losses = torch.where(labels == NEUTRAL, neutral_weight * rewards**2, labelled)
     return (weights * masked_sum(losses, mask, -1)).sum() / (weights * mask.sum(-1)).sum()
