@@ -40,11 +40,14 @@ def main() -> int:
         "--trl-venv", type=Path, default=ROOT / ".venv-trl112", help="TRL's own environment; made if it is not there"
     )
     parser.add_argument("--store", type=Path, default=ROOT / "artifacts", help="artifact store of what both start from")
+    parser.add_argument(
+        "--threads", type=int, help="torch's threads for both; without it 1 or 2, whichever is faster for TRL"
+    )
     arguments = parser.parse_args()
     try:
         python = trl_python(arguments.trl_venv)
         with tempfile.TemporaryDirectory() as folder:
-            result = race(python, arguments.store, Path(folder), quick=arguments.quick)
+            result = race(python, arguments.store, Path(folder), quick=arguments.quick, fixed=arguments.threads)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -79,8 +82,15 @@ def trl_python(venv: Path) -> Path:
     return python
 
 
-def race(python: Path, store: Path, folder: Path, *, quick: bool) -> dict[str, Any]:
+def race(python: Path, store: Path, folder: Path, *, quick: bool, fixed: int | None) -> dict[str, Any]:
     """Prepare, find TRL's better number of threads, and run all rounds of both modes.
+
+    Args:
+        python: of TRL's environment.
+        store: of artifacts; what both start from is made there, or found.
+        folder: for what the contestants exchange.
+        quick: for a look, with too few rounds to report.
+        fixed: threads for both, instead of TRL's better number.
 
     Returns:
         For each mode: `ratio` of wall time, `cpu_ratio` of processor time (what counts where the machine is busy),
@@ -94,7 +104,7 @@ def race(python: Path, store: Path, folder: Path, *, quick: bool) -> dict[str, A
     raw: list[dict[str, Any]] = []
     threads: dict[str, Any] = {}
     for mode in MODES:
-        threads[mode] = best_threads(python, mode, start, folder)
+        threads[mode] = {"chosen": fixed} if fixed else best_threads(python, mode, start, folder)
         chosen = threads[mode]["chosen"]
         found: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
         for seed in range(rounds):

@@ -81,6 +81,7 @@ STEP_FIELDS = ("micro_batch_inds", "new_logprobs", "vpred", "pg_loss", "vf_loss"
 def main() -> None:
     """Run PPOTrainer once and write both files into the folder that is given."""
     folder = Path(sys.argv[1])
+    transformers.set_seed(0)  # PPOTrainer seeds torch; its minibatches are numpy's
     wrote: dict[str, Tensor] = {}
     with tempfile.TemporaryDirectory() as scratch:
         trainer = _trainer(scratch)
