@@ -9,6 +9,7 @@ from benchmarks.bad_input.project import Project, Said
 
 MOST_SECONDS = 10.0
 USER_ERROR = 2
+FORM = ("error: ", "  where: ", "  fix:   ")
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,12 @@ def unclear(case: Case, said: Said) -> list[str]:
     if "Traceback" in said.out + said.err:
         faults.append("a traceback")
     printed = said.err.strip("\n").split("\n")
-    three = len(printed) == 3 and [printed[0][:7], printed[1][:9], printed[2][:9]] == [
-        "error: ",
-        "  where: ",
-        "  fix:   ",
-    ]
-    if not three:
+    if len(printed) != len(FORM) or not all(map(str.startswith, printed, FORM)):
         return [*faults, f"{len(printed)} lines instead of error, where and fix"]
-    for wanted, line, part in zip((case.what, case.where, case.fix), printed, ("error", "where", "fix"), strict=True):
-        faults += [f"{part} does not name {fragment!r}" for fragment in wanted if fragment not in line]
-        if not line[9:].strip():
+    for wanted, line, prefix in zip((case.what, case.where, case.fix), printed, FORM, strict=True):
+        part, text = prefix.strip(" :"), line.removeprefix(prefix)
+        faults += [f"{part} does not name {fragment!r}" for fragment in wanted if fragment not in text]
+        if not text.strip():
             faults.append(f"{part} is empty")
     if said.seconds > MOST_SECONDS:
         faults.append(f"{said.seconds:.1f} s to the message, more than {MOST_SECONDS:g}")

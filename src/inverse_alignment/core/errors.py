@@ -22,11 +22,16 @@ class UserError(Exception):
     """
 
     def __init__(self, what: str, *, where: str, fix: str) -> None:
-        self.what, self.where, self.fix = what, where, fix
-        super().__init__(f"{what}\n  where: {where}\n  fix:   {fix}")
+        self.what, self.where, self.fix = _line(what), _line(where), _line(fix)
+        super().__init__(f"{self.what}\n  where: {self.where}\n  fix:   {self.fix}")
 
     def __reduce__(self) -> tuple[object, ...]:  # keyword-only arguments survive a process boundary
         return _rebuild, (self.what, self.where, self.fix)
+
+
+def _line(text: str) -> str:
+    """Three lines stay three, whatever a library's message or a file's content brings along."""
+    return " ".join(part for line in text.splitlines() if (part := line.strip()))
 
 
 def _rebuild(what: str, where: str, fix: str) -> UserError:

@@ -14,6 +14,12 @@ def test_it_says_what_where_and_how_to_fix_it():
     assert str(error) == "unknown key\n  where: ppo.stepz\n  fix:   did you mean 'steps'?"
 
 
+def test_three_lines_stay_three_whatever_a_library_says():
+    error = UserError("cannot load:\n\n  no such key", where="a\u2028b.jsonl", fix="one\r\ntwo  three\n")
+    assert (error.what, error.where, error.fix) == ("cannot load: no such key", "a b.jsonl", "one two  three")
+    assert len(str(error).splitlines()) == 3
+
+
 def test_it_survives_a_process_boundary():
     error = UserError("a", where="b", fix="c")
     back = pickle.loads(pickle.dumps(error))
