@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel
 from inverse_alignment.core.batches import Sequences, TokenBatch, length_groups
 from inverse_alignment.maths.kl import exact_kl
 from inverse_alignment.maths.surrogate import token_entropy
+from inverse_alignment.models.adapters import POLICY, using
 
 HEAD_NUMBERS = 2**24
 """Logits that exist at one time: 64 MiB in float32."""
@@ -39,6 +41,18 @@ def trunk_states(trunk: torch.nn.Module, sequences: Sequences) -> Tensor:
     return hidden[sequences.rows, sequences.places]
 
 
+class Anchor(NamedTuple):
+    """A policy to look at: a model as it is, or with other adapters than its own (None: with none)."""
+
+    model: PreTrainedModel
+    adapters: str | None = POLICY
+
+    @property
+    def borrows(self) -> bool:
+        """Whether the model belongs to the policy, and answers for this one only with other adapters."""
+        return self.adapters != POLICY
+
+
 class Head:
     """How a policy's hidden states become logits.
 
@@ -46,17 +60,19 @@ class Head:
     some at a time. A model that does more (caps or scales them) is asked for its own logits.
     """
 
-    def __init__(self, policy: PreTrainedModel) -> None:
+    def __init__(self, policy: PreTrainedModel, adapters: str | None = POLICY) -> None:
         self.policy = policy
+        self._adapters = adapters
         self._linear = policy.get_output_embeddings()
         self.is_linear = self._linear is not None and self._agrees()
 
     def states(self, sequences: Sequences) -> Tensor:
         """What `logits` takes: hidden states (n, d), or logits (n, v) of a model that is asked for its own."""
-        if self.is_linear:
-            return trunk_states(self.policy.base_model, sequences)
-        logits = self.policy(input_ids=sequences.input_ids, use_cache=False).logits
-        return logits[sequences.rows, sequences.places]
+        with using(self.policy, self._adapters) if self._adapters != POLICY else nullcontext():
+            if self.is_linear:
+                return trunk_states(self.policy.base_model, sequences)
+            logits = self.policy(input_ids=sequences.input_ids, use_cache=False).logits
+            return logits[sequences.rows, sequences.places]
 
     def logits(self, states: Tensor, temperature: float) -> Tensor:
         """Logits (n, v) divided by the sampling temperature, in float32."""
@@ -84,9 +100,7 @@ def token_log_probs(head: Head, states: Tensor, targets: Tensor, temperature: fl
 
     rows = max(1, HEAD_NUMBERS // vocabulary)
     parts = zip(states.split(rows), targets.split(rows), strict=True)
-    return torch.cat(
-        [of(*part) if keep else checkpoint(of, *part, use_reentrant=False) for part in parts]
-    )
+    return torch.cat([of(*part) if keep else checkpoint(of, *part, use_reentrant=False) for part in parts])
 
 
 def chosen_log_probs(logits: Tensor, response_ids: Tensor) -> Tensor:

@@ -26,8 +26,18 @@ from inverse_alignment.maths.credit import terminal_rewards
 from inverse_alignment.maths.kl import k3, next_kl_coefficient
 from inverse_alignment.maths.masked import masked_mean, masked_sum, masked_var, masked_whiten
 from inverse_alignment.maths.surrogate import policy_loss, value_loss
+from inverse_alignment.models.adapters import POLICY as POLICY_ADAPTERS
+from inverse_alignment.models.adapters import REFERENCE as REFERENCE_ADAPTERS
+from inverse_alignment.models.adapters import (
+    adapter_weights,
+    add_adapters,
+    add_reference,
+    load_adapters,
+    merged_weights,
+    save_adapters,
+)
 from inverse_alignment.models.heads import ValueHead, ValueModel, load_optimizer, save_optimizer
-from inverse_alignment.models.log_probs import LOOK_TOKENS, Head, compared, grouped, token_log_probs
+from inverse_alignment.models.log_probs import LOOK_TOKENS, Anchor, Head, compared, grouped, token_log_probs
 from inverse_alignment.optimise.settings import (
     AdaptiveKl,
     FrozenReference,
@@ -40,7 +50,7 @@ from inverse_alignment.optimise.settings import (
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-REFERENCE = "reference.safetensors"
+ADAPTERS, REFERENCE = "adapters.safetensors", "reference.safetensors"
 ScoreFn = Callable[[Sequence[Prompt], Sequence[str]], np.ndarray]
 
 
@@ -49,7 +59,7 @@ class Learner:
     """Everything that PPO changes, or needs to go on.
 
     Attributes:
-        sft: the frozen SFT policy, to which the KL is reported.
+        sft: the frozen SFT policy, to which the KL is reported; with adapters, the policy without them.
         reference: what the KL is priced against: `sft` itself, or a copy that moves.
         value: a model with a trunk of its own, or a head on the policy's.
         value_optimizer: of all that only the critic learns.
@@ -59,8 +69,8 @@ class Learner:
     """
 
     policy: PreTrainedModel
-    sft: PreTrainedModel
-    reference: PreTrainedModel
+    sft: Anchor
+    reference: Anchor
     value: ValueHead
     policy_optimizer: torch.optim.Optimizer
     value_optimizer: torch.optim.Optimizer
@@ -105,23 +115,47 @@ class Experience(NamedTuple):
     returns: Tensor
 
 
-def new_learner(policy: PreTrainedModel, sft: PreTrainedModel, config: PpoConfig, tokens: int = LOOK_TOKENS) -> Learner:
-    """A learner at step 0: critic from the policy's trunk, reference at the SFT policy, fresh optimisers."""
+def new_learner(
+    policy: PreTrainedModel, sft: PreTrainedModel, config: PpoConfig, tokens: int = LOOK_TOKENS, seed: int = 0
+) -> Learner:
+    """A learner at step 0: critic from the policy's trunk, reference at the SFT policy, fresh optimisers.
+
+    Args:
+        policy: what learns; with `config.lora`, the SFT policy again, which gets adapters.
+        seed: of adapters.
+    """
+    if config.lora is not None:
+        add_adapters(policy, config.lora.rank, config.lora.alpha, config.lora.targets, seed)
     shared = isinstance(config.critic, SharedCritic)
     value = ValueHead.of_policy(policy).to(policy.device) if shared else ValueModel.from_policy(policy)
-    moves = not isinstance(config.reference, FrozenReference)
-    sft = sft.eval().requires_grad_(False)
+    start, reference = _anchors(policy, sft.eval().requires_grad_(False), config)
     return Learner(
         policy=policy.eval(),
-        sft=sft,
-        reference=copy.deepcopy(sft) if moves else sft,
+        sft=start,
+        reference=reference,
         value=value.eval(),
-        policy_optimizer=torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=0.0),
-        value_optimizer=torch.optim.AdamW(value.parameters(), lr=config.value_learning_rate, weight_decay=0.0),
+        policy_optimizer=_adamw(policy, config.learning_rate),
+        value_optimizer=_adamw(value, config.value_learning_rate),
         kl_coefficient=config.kl.coefficient,
         warmup=config.value_warmup_steps,
         tokens=tokens,
     )
+
+
+def _anchors(policy: PreTrainedModel, sft: PreTrainedModel, config: PpoConfig) -> tuple[Anchor, Anchor]:
+    """The SFT policy, and the reference."""
+    start = Anchor(sft) if config.lora is None else Anchor(policy, None)
+    if isinstance(config.reference, FrozenReference):
+        return start, start
+    if config.lora is None:
+        return start, Anchor(copy.deepcopy(sft))
+    add_reference(policy, config.lora.rank, config.lora.alpha, config.lora.targets)
+    return start, Anchor(policy, REFERENCE_ADAPTERS)
+
+
+def _adamw(model: torch.nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    learned = [weight for weight in model.parameters() if weight.requires_grad]
+    return torch.optim.AdamW(learned, lr=learning_rate, weight_decay=0.0)
 
 
 def iteration(
@@ -193,8 +227,8 @@ def iteration(
 @torch.no_grad()
 def look(learner: Learner, batch: TokenBatch, temperature: float) -> View:
     """Log-probabilities, KL and values of a batch, read in groups of rows of like length."""
-    policy, sft = Head(learner.policy), Head(learner.sft)
-    moving = None if learner.reference is learner.sft else Head(learner.reference)
+    policy, sft = Head(learner.policy), Head(*learner.sft)
+    moving = None if learner.reference == learner.sft else Head(*learner.reference)
     found = torch.zeros((len(View._fields), *batch.response_mask.shape), device=batch.response_ids.device)
     for index in grouped(batch, learner.tokens):
         sequences = Sequences.of(batch.rows(index))
@@ -248,7 +282,12 @@ def move_reference(learner: Learner, config: PpoConfig) -> None:
             return
     if learner.step % every:
         return
-    for old, new in zip(learner.reference.parameters(), learner.policy.parameters(), strict=True):
+    if config.lora is None:
+        pairs = zip(learner.reference.model.parameters(), learner.policy.parameters(), strict=True)
+    else:
+        sets = (adapter_weights(learner.policy, name) for name in (REFERENCE_ADAPTERS, POLICY_ADAPTERS))
+        pairs = zip(*(weights.values() for weights in sets), strict=True)
+    for old, new in pairs:
         old.copy_(new) if alpha == 1.0 else old.lerp_(new, alpha)
 
 
@@ -264,8 +303,12 @@ def prompts_of_step(prompts: Sequence[Prompt], step: int, batch_size: int, seed:
 def save_learner(learner: Learner, folder: Path, reward_digest: str) -> None:
     """Write all of a learner's state but the weights of the policy and of the SFT policy."""
     folder.mkdir(parents=True, exist_ok=True)
-    if learner.reference is not learner.sft:
-        _save_parameters(learner.reference, folder / REFERENCE)
+    if learner.sft.borrows:
+        save_adapters(learner.policy, folder / ADAPTERS)
+    if learner.reference.borrows and learner.reference != learner.sft:
+        save_adapters(learner.policy, folder / REFERENCE, REFERENCE_ADAPTERS)
+    elif learner.reference != learner.sft:
+        _save_parameters(learner.reference.model, folder / REFERENCE)
     learner.value.save(folder / "value.safetensors")
     save_optimizer(learner.policy_optimizer, folder / "policy_optimizer.safetensors")
     save_optimizer(learner.value_optimizer, folder / "value_optimizer.safetensors")
@@ -278,11 +321,27 @@ def save_learner(learner: Learner, folder: Path, reward_digest: str) -> None:
     (folder / "state.json").write_text(json.dumps(state, sort_keys=True))
 
 
+def plain_policy(learner: Learner, sft: PreTrainedModel) -> PreTrainedModel:
+    """The policy as a model without adapters.
+
+    Args:
+        sft: a spare copy of the SFT policy, which becomes it where there are adapters.
+    """
+    if not learner.sft.borrows:
+        return learner.policy
+    sft.load_state_dict(merged_weights(learner.policy))
+    return sft
+
+
 def load_learner(learner: Learner, folder: Path) -> str:
     """Restore what `save_learner` wrote, in place; returns the digest of the reward model it was trained on."""
     state = json.loads((folder / "state.json").read_text())
-    if learner.reference is not learner.sft:
-        _load_parameters(learner.reference, folder / REFERENCE)
+    if learner.sft.borrows:
+        load_adapters(learner.policy, folder / ADAPTERS)
+    if learner.reference.borrows and learner.reference != learner.sft:
+        load_adapters(learner.policy, folder / REFERENCE, REFERENCE_ADAPTERS)
+    elif learner.reference != learner.sft:
+        _load_parameters(learner.reference.model, folder / REFERENCE)
     learner.value.load(folder / "value.safetensors")
     load_optimizer(learner.policy_optimizer, folder / "policy_optimizer.safetensors")
     load_optimizer(learner.value_optimizer, folder / "value_optimizer.safetensors")

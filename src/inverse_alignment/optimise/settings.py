@@ -59,6 +59,16 @@ class SharedCritic(Section):
     coefficient: float = Field(0.1, gt=0, description="weight of the value loss beside the policy loss")
 
 
+class Lora(Section):
+    """Low-rank adapters (arXiv 2106.09685): a few weights learn, and without them the policy is the SFT policy."""
+
+    rank: int = Field(16, ge=1, description="r, inner width of an adapter")
+    alpha: float = Field(32.0, gt=0, description="α; an adapter's output is scaled by α / r")
+    targets: tuple[str, ...] = Field(
+        (), description="endings of the names of linear layers that get one; empty: all but the head"
+    )
+
+
 class PpoConfig(Section):
     """Proximal policy optimisation with a value model and generalised advantage estimation."""
 
@@ -77,6 +87,7 @@ class PpoConfig(Section):
     critic: Annotated[SeparateCritic | SharedCritic, Field(discriminator="type")] = Field(
         SeparateCritic(), description="whose trunk the values are read from"
     )
+    lora: Lora | None = Field(None, description="train adapters instead of the policy's own weights; null: all weights")
     max_update_kl: float | None = Field(
         None, gt=0, description="nats per token from the policy that sampled at which an iteration stops updating it"
     )

@@ -31,17 +31,19 @@ def build(inputs: Mapping[str, Path], config: PpoStage, context: StageContext) -
     from inverse_alignment.core import checkpoint
     from inverse_alignment.core.metrics import read_metrics, truncate_metrics
     from inverse_alignment.models.loading import load_policy, place, save_model
-    from inverse_alignment.optimise.ppo import save_learner
+    from inverse_alignment.optimise.ppo import plain_policy, save_learner
     from inverse_alignment.text.tokenizers import load_tokenizer
 
     resume = checkpoint.newest(context.partial)
     tokenizer = load_tokenizer(inputs["policy"]).tokenizer
-    policy = load_policy(resume / "policy" if resume else inputs["policy"])
+    where = resume / "policy" if resume else inputs["policy"]
+    policy = load_policy(where if config.ppo.lora is None else inputs["reference"])  # adapters are in the state
     learner, first, reward_digest = _learner(policy, resume, inputs, config, context)
     truncate_metrics(context.partial / "metrics.jsonl", learner.step)
     truncate_metrics(context.partial / "samples.jsonl", learner.step)
     _run(learner, tokenizer, first, reward_digest, inputs, config, context)
-    save_model(place(learner.policy, "cpu"), tokenizer, context.out / "policy")
+    finished = plain_policy(learner, load_policy(inputs["reference"]))
+    save_model(place(finished, "cpu"), tokenizer, context.out / "policy")
     save_learner(learner, context.out / "state", reward_digest)
     # a copy: killed before the artifact appears, the rows are still beside the checkpoint they belong to
     shutil.copyfile(context.partial / "samples.jsonl", context.out / "samples.jsonl")
@@ -61,7 +63,7 @@ def _learner(
 
     device = pick_device(context.runtime.device)
     sft = place(load_policy(inputs["reference"]), device)
-    learner = new_learner(place(policy, device), sft, config.ppo, context.runtime.training_tokens)
+    learner = new_learner(place(policy, device), sft, config.ppo, context.runtime.training_tokens, context.seed)
     reward_digest = external("reward", inputs["reward"]).digest
     first = 0
     if "state" in inputs:
@@ -108,7 +110,8 @@ def _run(
         if stopping or time.monotonic() - saved >= runtime.checkpoint_seconds:
 
             def write(folder: Path) -> None:
-                save_model(learner.policy, tokenizer, folder / "policy")
+                if ppo.lora is None:
+                    save_model(learner.policy, tokenizer, folder / "policy")
                 save_learner(learner, folder / "state", reward_digest)
 
             checkpoint.save(context.partial, learner.step, write)

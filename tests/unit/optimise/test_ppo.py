@@ -60,7 +60,7 @@ def test_it_raises_what_is_rewarded_and_only_that():
     first, last = done[0].metrics, done[-1].metrics
     assert first["rm_score"] < 0.4 and last["rm_score"] > 0.9
     assert first["kl"] == pytest.approx(0, abs=1e-4) and last["kl"] > 1
-    assert tiny.same(tiny.weights(learner.reference), tiny.weights(tiny.policy()))  # the reference is frozen
+    assert tiny.same(tiny.weights(learner.reference.model), tiny.weights(tiny.policy()))  # the reference is frozen
     down = run(learner_for(config), config, lambda prompts, texts: -has_a(prompts, texts), 12)
     assert -down[-1].metrics["rm_score"] < first["rm_score"] / 2  # negated, it is avoided
 

@@ -12,7 +12,7 @@ from inverse_alignment.models import log_probs
 from inverse_alignment.models.heads import ValueHead, ValueModel
 from inverse_alignment.models.log_probs import Head, compare_with_reference, grouped, token_log_probs
 from inverse_alignment.optimise import ppo
-from inverse_alignment.optimise.settings import FixedKl, HardReference, SharedCritic, SoftReference
+from inverse_alignment.optimise.settings import FixedKl, HardReference, Lora, SharedCritic, SoftReference
 from tests.unit.models import tiny
 from tests.unit.optimise.test_ppo import FREE, PROMPTS, has_a, learner_for, run, settings, snapshot
 
@@ -68,7 +68,7 @@ def test_how_much_is_read_at_once_changes_no_look():
     learner.tokens = 12
     for one, other in zip(ppo.look(learner, batch, 0.7), together, strict=True):
         torch.testing.assert_close(one, other, **CLOSE)
-    plain = compare_with_reference(learner.policy, learner.sft, batch, 0.7)
+    plain = compare_with_reference(learner.policy, learner.sft.model, batch, 0.7)
     torch.testing.assert_close(together.kl, plain.kl, **CLOSE)
     torch.testing.assert_close(together.sft_log_probs, plain.ref_log_probs, **CLOSE)
     assert (together.ref_log_probs - together.sft_log_probs).abs().max() > 1e-3  # the reference has moved
@@ -126,24 +126,24 @@ def _capped(output):
 def test_a_hard_reference_is_the_policy_of_the_last_copy():
     config = settings(reference=HardReference(every=2))
     learner = learner_for(config)
-    start = tiny.weights(learner.reference)
+    start = tiny.weights(learner.reference.model)
     run(learner, config, has_a, 1)
-    assert tiny.same(tiny.weights(learner.reference), start)
+    assert tiny.same(tiny.weights(learner.reference.model), start)
     run(learner, config, has_a, 1)
-    assert tiny.same(tiny.weights(learner.reference), tiny.weights(learner.policy))
-    copied = tiny.weights(learner.reference)
+    assert tiny.same(tiny.weights(learner.reference.model), tiny.weights(learner.policy))
+    copied = tiny.weights(learner.reference.model)
     run(learner, config, has_a, 1)
-    assert tiny.same(tiny.weights(learner.reference), copied)
-    assert tiny.same(tiny.weights(learner.sft), start)  # the KL to SFT is still one to SFT
+    assert tiny.same(tiny.weights(learner.reference.model), copied)
+    assert tiny.same(tiny.weights(learner.sft.model), start)  # the KL to SFT is still one to SFT
 
 
 def test_a_soft_reference_is_a_moving_average():
     config = settings(reference=SoftReference(alpha=0.25))
     learner = learner_for(config)
-    old = tiny.weights(learner.reference)
+    old = tiny.weights(learner.reference.model)
     run(learner, config, has_a, 1)
     new = tiny.weights(learner.policy)
-    for name, value in tiny.weights(learner.reference).items():
+    for name, value in tiny.weights(learner.reference.model).items():
         torch.testing.assert_close(value, 0.75 * old[name] + 0.25 * new[name], rtol=1e-5, atol=1e-7)
     assert not tiny.same(new, old)
 
@@ -177,11 +177,11 @@ def test_the_moving_reference_is_part_of_the_state(tmp_path):
     assert ppo.load_learner(resumed, tmp_path) == "digest"
     run(resumed, config, has_a, 2)
     assert tiny.same(snapshot(resumed), snapshot(straight))
-    assert tiny.same(tiny.weights(resumed.reference), tiny.weights(straight.reference))
+    assert tiny.same(tiny.weights(resumed.reference.model), tiny.weights(straight.reference.model))
     forgetful = learner_for(config)  # the negative control: a reference that starts over
     forgetful.policy.load_state_dict(half.policy.state_dict())
     ppo.load_learner(forgetful, tmp_path)
-    forgetful.reference.load_state_dict(tiny.policy().state_dict())
+    forgetful.reference.model.load_state_dict(tiny.policy().state_dict())
     run(forgetful, config, has_a, 2)
     assert not tiny.same(snapshot(forgetful), snapshot(straight))
 
@@ -254,3 +254,41 @@ def test_a_score_that_is_none_names_its_row_and_answer_before_anything_is_learne
     with pytest.raises(FloatingPointError, match="a score is not finite in iteration 0, row 5: '"):
         run(learner, config, score, 1)
     assert tiny.same(snapshot(learner), before)
+
+
+# adapters
+
+LORA = Lora(rank=4, alpha=8)
+
+
+def opinionated():
+    """A trunk with something in it: adapters on random small weights have nothing to turn."""
+    return tiny.policy(scale=20.0)
+
+
+def test_a_policy_with_adapters_climbs_while_its_own_weights_stay():
+    config = settings(lora=Lora(rank=8, alpha=32), learning_rate=3e-2)
+    learner = ppo.new_learner(opinionated(), opinionated(), config)
+    done = run(learner, config, has_a, 10)
+    assert done[0].metrics["kl"] == pytest.approx(0, abs=1e-5) and done[-1].metrics["kl"] > 0.5
+    assert done[-1].metrics["rm_score"] > done[0].metrics["rm_score"] + 0.3
+    below = {name.replace(".base_layer.", "."): value for name, value in tiny.weights(learner.policy).items()}
+    assert all(torch.equal(below[name], value) for name, value in tiny.weights(opinionated()).items())
+    merged = ppo.plain_policy(learner, opinionated())
+    answers = ppo.answer(learner.policy, tiny.tokenizer(), PROMPTS[:8], list(range(8)), tiny.sampling(4))
+    assert ppo.answer(merged, tiny.tokenizer(), PROMPTS[:8], list(range(8)), tiny.sampling(4)) == answers
+
+
+@pytest.mark.parametrize("reference", [HardReference(every=2), SoftReference(alpha=0.5)])
+def test_adapters_and_a_moving_reference_go_on_to_the_bit(tmp_path, reference):
+    config = settings(lora=LORA, reference=reference, kl=FixedKl(coefficient=0.5), learning_rate=3e-2)
+    straight = learner_for(config)
+    moved = run(straight, config, has_a, 4)[-1].metrics
+    assert moved["kl_to_reference"] < moved["kl_k3"]
+    half = learner_for(config)
+    run(half, config, has_a, 2)
+    ppo.save_learner(half, tmp_path, "digest")
+    resumed = learner_for(config)
+    ppo.load_learner(resumed, tmp_path)
+    run(resumed, config, has_a, 2)
+    assert tiny.same(snapshot(resumed), snapshot(straight))

@@ -1,0 +1,106 @@
+"""Low-rank adapters on a policy: a few weights learn, and without them the policy is its own reference.
+
+`W x` becomes `W x + (α / r) B A x` with A (r, in) random and B (out, r) zero at first. Source: Hu et al. 2021, arXiv
+2106.09685. Through peft, which transformers integrates; what is written is safetensors.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from inverse_alignment.core.seeding import derive_seed
+
+POLICY, REFERENCE = "policy", "reference"
+"""Names of the adapters: the one that learns, and the copy that a moving reference is."""
+
+
+def add_adapters(model: PreTrainedModel, rank: int, alpha: float, targets: tuple[str, ...], seed: int) -> None:
+    """Put adapters on every linear layer whose name ends in one of `targets` (empty: all but the head), in place.
+
+    The model's own weights are frozen. A depends on the seed alone.
+    """
+    _add(model, POLICY, rank, alpha, targets)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if f".{POLICY}." in name and "lora_A" in name:
+                generator = torch.Generator().manual_seed(derive_seed("adapter", seed, name))
+                bound = weight.shape[1] ** -0.5
+                weight.copy_(torch.rand(weight.shape, generator=generator) * 2 * bound - bound)
+
+
+def add_reference(model: PreTrainedModel, rank: int, alpha: float, targets: tuple[str, ...]) -> None:
+    """A second, frozen set of adapters that begins as a copy of the policy's."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`", category=UserWarning)
+        _add(model, REFERENCE, rank, alpha, targets)
+    model.set_adapter(POLICY)
+    mine = adapter_weights(model, POLICY)
+    with torch.no_grad():
+        for name, weight in adapter_weights(model, REFERENCE).items():
+            weight.requires_grad_(False).copy_(mine[name.replace(f".{REFERENCE}.", f".{POLICY}.")])
+
+
+def _add(model: PreTrainedModel, name: str, rank: int, alpha: float, targets: tuple[str, ...]) -> None:
+    from peft import LoraConfig
+
+    where = list(targets) if targets else "all-linear"
+    # peft annotates α as a whole number, and divides by r like by any
+    model.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=where, lora_dropout=0.0), name)  # type: ignore[arg-type]
+
+
+@contextmanager
+def using(model: PreTrainedModel, name: str | None) -> Iterator[None]:
+    """Inside the block the model answers with other adapters; None: with none."""
+    if name is None:
+        model.disable_adapters()
+    else:
+        model.set_adapter(name)
+    try:
+        yield
+    finally:
+        model.enable_adapters()
+        model.set_adapter(POLICY)
+
+
+def adapter_weights(model: PreTrainedModel, name: str = POLICY) -> dict[str, Tensor]:
+    """The weights of one set of adapters, by name."""
+    return {key: weight for key, weight in model.named_parameters() if f".{name}." in key}
+
+
+def save_adapters(model: PreTrainedModel, path: Path, name: str = POLICY) -> None:
+    """Write one set of adapters as safetensors."""
+    from safetensors.torch import save_file
+
+    save_file({key: weight.contiguous() for key, weight in adapter_weights(model, name).items()}, str(path))
+
+
+def load_adapters(model: PreTrainedModel, path: Path, name: str = POLICY) -> None:
+    """Read what `save_adapters` wrote into adapters that are there already."""
+    from safetensors.torch import load_file
+
+    saved = load_file(str(path))
+    with torch.no_grad():
+        for key, weight in adapter_weights(model, name).items():
+            weight.copy_(saved[key])
+
+
+@torch.no_grad()
+def merged_weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The weights of a plain model that answers as this one does with its policy adapters; the model stays as it is."""
+    from peft.tuners.lora import Linear
+
+    weights = {
+        key.replace(".base_layer.", "."): weight for key, weight in model.state_dict().items() if "lora_" not in key
+    }
+    for name, module in model.named_modules():
+        if isinstance(module, Linear):
+            key = f"{name}.weight"
+            weights[key] = weights[key] + module.get_delta_weight(POLICY).to(weights[key].dtype)
+    return weights
