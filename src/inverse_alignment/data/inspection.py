@@ -25,8 +25,7 @@ from inverse_alignment.data.contradictions import settle
 from inverse_alignment.data.duplicates import drop_exact, drop_repeats
 from inverse_alignment.data.files import File
 from inverse_alignment.data.ledger import Ledger
-from inverse_alignment.data.read import Dropped, unnamed
-from inverse_alignment.data.read import _result as understood
+from inverse_alignment.data.read import Dropped, understood, unnamed
 from inverse_alignment.data.recognise import load, place, recognise
 from inverse_alignment.data.rows import BadRow, Reading, Row
 from inverse_alignment.data.sources import COLUMNS_OF, Kind, SourceConfig, TableSource

@@ -99,7 +99,7 @@ def read(source: SourceConfig, path: Path | None = None) -> Iterator[Example | D
     bad: BadRow | None = None
     kept = taken = 0
     for row in _rows(source, file):
-        result = _result(source, row)
+        result = understood(source, row)
         if result is None:
             continue
         taken += 1
@@ -168,7 +168,7 @@ def _rows(source: SourceConfig, file: Path) -> Reading:
             return rows(file)
 
 
-def _result(source: SourceConfig, row: Row | BadRow) -> Example | Dropped | BadRow | None:
+def understood(source: SourceConfig, row: Row | BadRow) -> Example | Dropped | BadRow | None:
     """What a row becomes; None where the source does not ask for its split."""
     if isinstance(row, BadRow):
         return row

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from inverse_alignment.data.columns import NUMBERS, OPTIONAL, TEXTS, WRITERS, Columns, is_turn, most
-from inverse_alignment.data.read import _result as understood
+from inverse_alignment.data.read import understood
 from inverse_alignment.data.rows import BadRow, Container, Row
 from inverse_alignment.data.sources import COLUMNS_OF, ColumnMap, Kind, SourceConfig, TableSource
 
