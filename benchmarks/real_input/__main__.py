@@ -18,11 +18,11 @@ from inverse_alignment.config import PipelineConfig, merge, read_yaml, validate
 from inverse_alignment.core.errors import UserError
 
 HERE = Path(__file__).parent
-CAP = 2500
+CAP = 1500
 """Most pairs of one source: two cores have to get through them in a quarter of an hour."""
-CAP_OF_NATIVE = 150
+CAP_OF_NATIVE = 100
 """The same for each of AlpacaEval's annotation files."""
-OTHER_ROWS = 600
+OTHER_ROWS = 400
 """The same for demonstrations and for prompts."""
 LICENCES = {
     "alpaca_eval": "CC BY-NC 4.0",
