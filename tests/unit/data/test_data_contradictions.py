@@ -101,6 +101,15 @@ def test_a_row_that_was_read_twice_votes_once():
     assert result.statistics["dropped"] == {"contradicted": 2, "duplicate": 2}
 
 
+def test_a_vote_that_two_datasets_carry_under_one_name_counts_once():
+    """A mirror of a dataset adds no votes; another annotator's row, or another row of his, does."""
+    against = vote("y", "cy", 3, "b")
+    mirrored = [vote("x", "ann", 1, "a"), vote("x", "ann", 1, "b"), against]
+    assert said(settled(mirrored, "soft_label")) == [("x", "y", 0.5)]
+    for more in (vote("x", "bob", 1, "b"), vote("x", "ann", 2, "b")):
+        assert said(settled([mirrored[0], more, against], "soft_label")) == [("x", "y", 2 / 3)]
+
+
 def test_the_report_by_hand():
     """One question torn between annotators and datasets, one by a single annotator, one torn in two datasets."""
     rows = [

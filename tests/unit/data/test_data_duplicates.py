@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from pydantic import ValidationError
 
 from inverse_alignment.core.records import Message, Prompt
 from inverse_alignment.data.aggregate import AggregateSettings
-from inverse_alignment.data.duplicates import DropNear, KeepNear, signatures_of
+from inverse_alignment.data.duplicates import DropNear, KeepNear, Signatures, signatures_of
+from inverse_alignment.data.ledger import Ledger, Names
 from inverse_alignment.data.splits import SplitShares
 from tests.unit.data.pooled import (
     TRAIN_ONLY,
@@ -140,11 +142,11 @@ def test_a_chain_keeps_what_is_not_like_a_row_that_is_kept():
     assert kept(*rows, settings=strict, datasets=("a", "c", "b")) == ["a/1", "c/1"]
 
 
-def clusters(seed: int, texts: Callable[[random.Random, str], str]) -> list[str]:
-    """Texts in ten families; members of one are more or less alike."""
+def clusters(seed: int, member: Callable[[random.Random, str], str], families: int = 10, count: int = 120) -> list[str]:
+    """Texts in families; members of one are more or less alike."""
     chance = random.Random(seed)
-    families = [" ".join(chance.choices(WORDS, k=40)) for _ in range(10)]
-    return [texts(chance, chance.choice(families)) for _ in range(120)]
+    founders = [" ".join(chance.choices(WORDS, k=40)) for _ in range(families)]
+    return [member(chance, chance.choice(founders)) for _ in range(count)]
 
 
 def some_words_changed(chance: random.Random, text: str) -> str:
@@ -247,6 +249,66 @@ def test_a_twin_in_a_test_split_pulls_the_prompt_out_of_train():
     assert pooled(rows, own).placed[rows[0].prompt.id] == "test"
     without = pooled(rows, own.model_copy(update={"near_duplicates": KeepNear()}))
     assert without.placed[rows[0].prompt.id] == "train"
+
+
+def filled(folder: Path, settings: DropNear, rows) -> tuple[Ledger, Signatures]:
+    ledger = Ledger(folder / "rows.jsonl", datasets=Names([row.provenance.dataset for row in rows]))
+    for row in rows:
+        ledger.add(row)
+    ledger.close()
+    signatures = Signatures(folder, settings)
+    signatures.add(range(len(rows)), rows)
+    return ledger, signatures
+
+
+def share_a_band(signatures: np.ndarray, bands: int, width: int) -> np.ndarray:
+    """(n, n) whether two rows' signatures are equal all over some band."""
+    parts = signatures[..., : bands * width].reshape(len(signatures), -1, bands, width)
+    return (parts[:, None] == parts[None]).all(axis=(2, 4)).any(axis=-1)
+
+
+def far_apart(chance: random.Random, text: str) -> str:
+    return changed(text, *chance.sample(range(40), chance.randint(4, 10)))
+
+
+CROWDED = DropNear(threshold=0.5, permutations=32, shingle_words=1)
+"""Buckets of a hundred rows, of which many are not alike."""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_in_crowded_buckets_every_two_prompts_are_compared(tmp_path, seed):
+    texts = list(dict.fromkeys(clusters(seed, far_apart, families=2, count=300)))
+    ledger, found = filled(tmp_path, CROWDED, [prompt_only(text, number=n) for n, text in enumerate(texts)])
+    signatures = signatures_of(texts, CROWDED)
+    lsh = found._lsh[1]
+    meet = share_a_band(signatures[:, None], lsh.b, lsh.r)
+    alike = (signatures[:, None] == signatures[None]).mean(axis=-1) >= found._twins_from
+    assert meet.sum(axis=1).max() > 70 and 0.1 < (meet & alike).sum() / meet.sum() < 0.98
+    ids = ledger.columns["prompt"].copy()
+    for _ in range(20):
+        ids = np.array([ids[row].min() for row in meet & alike])
+    names = ledger.columns["prompt"].tolist()
+    expected = {name: int(head) for name, head, row in zip(names, ids, meet & alike, strict=True) if row.sum() > 1}
+    with found:
+        assert found.twins(ledger) == expected
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_in_crowded_buckets_every_two_rows_are_compared(tmp_path, seed):
+    texts = list(dict.fromkeys(clusters(seed, far_apart, families=2, count=300)))
+    rows = [pair(PROMPT, text, BAD, dataset=f"{place:03d}") for place, text in enumerate(texts)]
+    ledger, found = filled(tmp_path, CROWDED, rows)
+    fields = [signatures_of(each, CROWDED) for each in ([PROMPT] * len(texts), texts, [BAD] * len(texts))]
+    lsh = found._lsh[0]
+    meet = share_a_band(np.stack(fields, axis=1), lsh.b, lsh.r)
+    same = meet & ((fields[1][:, None] == fields[1][None]).mean(axis=-1) >= CROWDED.threshold)
+    stays: list[int] = []
+    for place in range(len(rows)):
+        if not same[place][stays].any():
+            stays.append(place)
+    with found:
+        found.drop_near(ledger)
+    assert ledger.kept.tolist() == stays and 5 < len(stays) < len(rows) / 2
 
 
 # estimates
