@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -140,7 +142,8 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.config.pad_token_id = tokenizer.pad_token_id
-    _quietly(lambda: model.save_pretrained(folder))
+    with quiet():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     for name in ("config.json", "tokenizer_config.json"):
         path = folder / name
@@ -183,15 +186,16 @@ def _seeded(make: Any, seed: int) -> Any:
         return make()
 
 
-def _quietly(load: Any) -> Any:
-    """Without transformers' progress bar and load report: what is missing on purpose is not news to a person."""
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars and load reports: what is missing on purpose is not news to a person."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        return load()
+        yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:
@@ -213,7 +217,8 @@ def _loaded(auto: Any, path: Path, dtype: str, **more: Any) -> tuple[PreTrainedM
         )
     safely = {**_SAFE, "ignore_mismatched_sizes": True, "output_loading_info": True}  # refused below, by name
     try:
-        model, info = _quietly(lambda: auto.from_pretrained(path, dtype=DTYPES[dtype], **safely, **more))
+        with quiet():
+            model, info = auto.from_pretrained(path, dtype=DTYPES[dtype], **safely, **more)
     except Exception as error:  # transformers and safetensors each raise types of their own, some bare Exception
         said = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise UserError(
