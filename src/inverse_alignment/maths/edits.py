@@ -52,7 +52,7 @@ def edit_script(before: Sequence[int], after: Sequence[int]) -> list[Edit]:
     head = _common(before, after)
     tail = _common(before[head:][::-1], after[head:][::-1])
     first, second = before[head : len(before) - tail], after[head : len(after) - tail]
-    one = len(first) + len(second) + 1
+    one = len(first) + len(second)  # more than all that replacing in place can save
     table = _distances(np.asarray(first, dtype=np.int64), np.asarray(second, dtype=np.int64), one)
     steps: list[Edit] = []
     i, j = len(first), len(second)

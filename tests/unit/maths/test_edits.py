@@ -43,6 +43,13 @@ def test_by_hand():
     assert edit_script([], [5]) == [Edit(0, 0, (5,))] and edit_script([5], []) == [Edit(0, 1, ())]
 
 
+def test_the_least_share_by_hand():
+    assert least_share([1, 2, 3], [1, 3, 9, 9]) == pytest.approx(3 / 7)  # 1 and 3 may stay
+    assert least_share([3, 1], [1, 3]) == 0.0 < edit_labels([3, 1], [1, 3]).share  # it knows nothing of order
+    assert least_share([1, 1], [1]) == pytest.approx(1 / 3) and least_share([1], []) == 1.0
+    assert least_share([], []) == 0.0
+
+
 @given(sequences, sequences)
 @settings(max_examples=150, deadline=None)
 def test_a_script_makes_the_second_of_the_first_and_labels_what_it_touches(before, after):
