@@ -145,7 +145,7 @@ def test_overrides_are_yaml(text, value):
 @pytest.mark.parametrize("text", ["ppo", "=3", "ppo..steps=3", ".a=1", "a.=1", "a=[1", ""])
 def test_a_bad_override_is_refused(text):
     error = refused(text)
-    assert error.where == f"--set {text}"
+    assert error.where == f"--set {text}".strip()
     assert error.fix
 
 
