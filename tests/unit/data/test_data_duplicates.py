@@ -127,6 +127,10 @@ def test_other_kinds_of_rows():
     assert counts == {"prompts": 1, "shown": 2, "judged": 2} and len(result.comparisons) == 1
 
 
+def test_rows_of_two_kinds_are_never_the_same():
+    assert kept(pair(PROMPT, GOOD, "true"), judgement(PROMPT, GOOD, True)) == ["a/1", "judged/1"]
+
+
 # which row is kept
 
 
