@@ -201,9 +201,9 @@ MODELS = [
     Case(
         "tokenizer-that-is-broken",
         policy(lambda project: _cut(project, f"{MODEL}/tokenizer.json")),
-        ("cannot load a tokenizer",),
-        (MODEL,),
-        ("tokenizer.json",),
+        ("not valid JSON",),
+        (f"{MODEL}/tokenizer.json", AT_POLICY),
+        ("fetch the file again",),
     ),
     Case(
         "tokenizer-without-end-token",
@@ -216,7 +216,7 @@ MODELS = [
         "tokenizer-with-more-tokens-than-the-model",
         policy(_more_tokens),
         ("tokens, but the model embeds only",),
-        (f"{MODEL}, tokenizer.json",),
+        (f"{MODEL}/tokenizer.json", AT_POLICY),
         ("tokenizer that the model was trained with",),
     ),
     Case(

@@ -24,6 +24,11 @@ NOT_WEIGHTS = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.p
 SCORE_HEADS = ("score.", "classifier.", "classification_head.", "logits_proj.")  # every name transformers has for it
 POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx")
 MODULES = "modules.json"
+TOKENIZER, SETTINGS = "tokenizer.json", ("tokenizer_config.json", "special_tokens_map.json")
+PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
+EMBEDDINGS = (  # the names of the table of token embeddings in transformers
+    *("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight"),
+)
 VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")  # one of them makes a tokenizer
 LFS = b"version https://git-lfs"
 FETCH = "fetch the file again"
@@ -44,8 +49,7 @@ def require_policy(folder: Path, key: str, context: int) -> None:
         UserError: it holds no configuration, no tokenizer or no whole safetensors weights, or reads fewer positions.
     """
     _require_positions(_config(folder, key), folder, key, context)
-    _require_tokenizer(folder, key)
-    shapes(folder, key)
+    _require_tokenizer(folder, key, shapes(folder, key))
 
 
 def require_reward_model(folder: Path, key: str, context: int, trained: bool) -> None:
@@ -58,11 +62,10 @@ def require_reward_model(folder: Path, key: str, context: int, trained: bool) ->
         UserError: see `require_policy`; or a trained one is asked for and it has no score head of one label.
     """
     _require_positions(_config(folder, key), folder, key, context)
-    _require_tokenizer(folder, key)
+    weights = shapes(folder, key)
+    _require_tokenizer(folder, key, weights)
     heads = {
-        name: shape
-        for name, shape in shapes(folder, key).items()
-        if name.startswith(SCORE_HEADS) and name.endswith(".weight")
+        name: shape for name, shape in weights.items() if name.startswith(SCORE_HEADS) and name.endswith(".weight")
     }
     if not trained:
         return
@@ -124,8 +127,7 @@ def shapes(folder: Path, key: str) -> Shapes:
     if (folder / WEIGHTS).is_file():
         return _header(folder / WEIGHTS, key)
     if (folder / INDEX).is_file():
-        index = _json(folder / INDEX, key)
-        where = index.get("weight_map") if isinstance(index, Mapping) else None
+        where = _object(folder / INDEX, key).get("weight_map")
         if not isinstance(where, Mapping) or not where:
             raise UserError("names no file of weights", where=f"{folder / INDEX} ({key}.path)", fix=FETCH)
         found: Shapes = {}
@@ -207,8 +209,8 @@ def _config(folder: Path, key: str) -> Mapping[str, Any]:
             where=f"{folder} ({key}.path)",
             fix=f"set {key}.path to {folder / inside[0]}" if inside else "give a folder that `save_pretrained` wrote",
         )
-    values = _json(path, key)
-    if not isinstance(values, Mapping) or not isinstance(values.get("model_type"), str):
+    values = _object(path, key)
+    if not isinstance(values.get("model_type"), str):
         raise UserError(
             "names no model_type, so nobody knows which architecture it is",
             where=f"{path}, model_type ({key}.path)",
@@ -228,13 +230,45 @@ def _require_positions(config: Mapping[str, Any], folder: Path, key: str, contex
             )
 
 
-def _require_tokenizer(folder: Path, key: str) -> None:
+def _require_tokenizer(folder: Path, key: str, weights: Shapes) -> None:
+    """Refuse what the tokenizer's files show; what only its class knows, `text.tokenizers` refuses."""
     if not any(found for pattern in VOCABULARIES for found in folder.glob(pattern)):
         raise UserError(
             "holds no tokenizer: there is no tokenizer.json and no other vocabulary",
             where=f"{folder} ({key}.path)",
             fix="write it there with `tokenizer.save_pretrained(folder)`",
         )
+    settings = [_object(folder / name, key) for name in SETTINGS if (folder / name).is_file()]
+    plain = any(each.get("tokenizer_class") in PLAIN_CLASSES for each in settings)  # others have an end of their own
+    if plain and not any(each.get("eos_token") for each in settings):
+        raise UserError(
+            "the tokenizer has no end-of-sequence token, so no answer could ever end",
+            where=f"{folder / SETTINGS[0]}, eos_token ({key}.path)",
+            fix="name one there",
+        )
+    if (folder / TOKENIZER).is_file():
+        _require_embeddings(folder / TOKENIZER, key, weights)
+
+
+def _require_embeddings(path: Path, key: str, weights: Shapes) -> None:
+    tokenizer = _object(path, key)
+    vocabulary = tokenizer.get("model", {}).get("vocab", {})
+    ids = vocabulary.values() if isinstance(vocabulary, Mapping) else range(len(vocabulary))
+    most = max([*ids, *(token["id"] for token in tokenizer.get("added_tokens", ()))], default=-1) + 1
+    rows = [shape[0] for name, shape in weights.items() if name.endswith(EMBEDDINGS)]
+    if rows and most > rows[0]:
+        raise UserError(
+            f"the tokenizer has {most} tokens, but the model embeds only {rows[0]}",
+            where=f"{path} ({key}.path)",
+            fix="give the tokenizer that the model was trained with, or a model with resized embeddings",
+        )
+
+
+def _object(path: Path, key: str) -> Mapping[str, Any]:
+    values = _json(path, key)
+    if not isinstance(values, Mapping):
+        raise UserError("holds no JSON object", where=f"{path} ({key}.path)", fix=FETCH)
+    return values
 
 
 def _json(path: Path, key: str) -> Any:

@@ -115,6 +115,25 @@ def no_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
 
 
+def no_end(folder: Path) -> None:
+    values = json.loads((folder / "tokenizer_config.json").read_text())
+    del values["eos_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(values))
+
+
+def broken_tokenizer(folder: Path) -> None:
+    tokenizer = folder / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text()[:-9])
+
+
+def a_list_for_a_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("[]")
+
+
+def a_token_too_many(folder: Path) -> None:
+    tiny.tokenizer(300).save_pretrained(folder)  # 281 tokens, the model has 280 rows
+
+
 def too_small_a_model(folder: Path) -> None:
     edit(folder / "config.json", max_position_embeddings=CONTEXT - 1)
 
@@ -149,6 +168,10 @@ def a_folder_too_high(folder: Path) -> None:
             "policy (models.policy.path)",
             "save_pretra",
         ),
+        (no_end, "no end-of-sequence token", "tokenizer_config.json, eos_token (models.policy.path)", "name one there"),
+        (broken_tokenizer, "not valid JSON", "tokenizer.json (models.policy.path)", "fetch"),
+        (a_list_for_a_tokenizer, "holds no JSON object", "tokenizer.json (models.policy.path)", "fetch"),
+        (a_token_too_many, "has 281 tokens, but the model embeds only 280", "tokenizer.json", "resized"),
         (too_small_a_model, "64 tokens is more than the 63 positions", "models.policy.context", "at most 63"),
         (a_folder_too_high, "it has no config.json", "policy", "checkpoint-300"),
     ],
@@ -160,6 +183,15 @@ def test_a_folder_without_a_policy_is_refused(policy, spoil, what, where, fix):
     assert (error.what, error.where) == (lambda again: (again.what, again.where))(
         refusal(lambda: require_reward_model(policy, KEY, CONTEXT, trained=False))
     )
+
+
+def test_an_end_token_may_be_named_elsewhere_or_be_that_of_the_class(policy):
+    no_end(policy)
+    (policy / "special_tokens_map.json").write_text('{"eos_token": "<|end|>"}')
+    require_policy(policy, KEY, CONTEXT)
+    (policy / "special_tokens_map.json").unlink()
+    edit(policy / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer")
+    require_policy(policy, KEY, CONTEXT)
 
 
 def test_the_size_in_the_header_is_exact(policy):
