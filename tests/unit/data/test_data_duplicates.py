@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from inverse_alignment.core.records import Message, Prompt
 from inverse_alignment.data.aggregate import AggregateSettings
-from inverse_alignment.data.duplicates import DropNear, KeepNear, Signatures, signatures_of
+from inverse_alignment.data.duplicates import DropNear, KeepNear, Signatures, _Linked, signatures_of
 from inverse_alignment.data.ledger import Ledger, Names
 from inverse_alignment.data.splits import SplitShares
 from tests.unit.data.pooled import (
@@ -295,6 +295,17 @@ def test_in_crowded_buckets_every_two_prompts_are_compared(tmp_path, seed):
     expected = {name: int(head) for name, head, row in zip(names, ids, meet & alike, strict=True) if row.sum() > 1}
     with found:
         assert found.twins(ledger) == expected
+
+
+def test_in_a_large_bucket_a_prompt_is_compared_with_all_before_it(tmp_path):
+    """More than are compared at once, and only one of them alike."""
+    found, linked = Signatures(tmp_path, CROWDED), _Linked()
+    numbers = np.arange(200 * 3 * 32, dtype=np.uint32).reshape(200, 3, 32)  # no two equal anywhere
+    numbers[199, 0] = numbers[150, 0]
+    with found:
+        found._signatures.write(numbers.tobytes())
+        found._link(np.arange(200), linked)
+    assert sorted(linked.members) == [150, 199] and linked.root(199) == 150
 
 
 @pytest.mark.parametrize("seed", range(3))
