@@ -27,12 +27,19 @@ class Verbs(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run a verb."""
-        from inverse_alignment.core.errors import UserError
+        from inverse_alignment.core.errors import UserError, no_room
 
         try:
             return super().invoke(ctx)
         except UserError as error:
             typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(USER_ERROR) from error
+        except OSError as error:  # outside of the store, which knows more: a report, a database, a cache
+            if no_room(error) is None:
+                raise
+            where = error.filename or Path.cwd()
+            fix = "free space there; what is finished stays, and the same command goes on"
+            typer.echo(f"error: no room left on the device\n  where: {where}\n  fix:   {fix}", err=True)
             raise typer.Exit(USER_ERROR) from error
         except FloatingPointError as error:
             typer.echo(f"error: training diverged: {error}\n  fix:   lower the learning rate of that stage", err=True)
@@ -92,6 +99,7 @@ def run_job(config: PipelineConfig, report_dir: Path) -> None:
     began = time.monotonic()
     console = _console()
     _require_writable(report_dir)
+    _require_device(config)
     plan = run_stage.plan(_flow(config), open_store(config.store))
     counts = plan.counts()
     console.print(f"{len(plan.nodes)} stages: {counts['reuse']} reused, {len(plan.missing)} to run", highlight=False)
@@ -109,6 +117,14 @@ def _require_writable(folder: Path) -> None:
         raise UserError(
             f"the report cannot go there: {error.strerror}", where=f"--report-dir {folder}", fix="name another folder"
         ) from error
+
+
+def _require_device(config: PipelineConfig) -> None:
+    """Refuse a GPU that is not there before anything runs; without a wish for one torch is not asked."""
+    if config.runtime.device == "cuda":
+        from inverse_alignment.models.loading import pick_device
+
+        pick_device("cuda")
 
 
 @app.command()
@@ -382,18 +398,24 @@ def _console() -> Console:
 
 
 def _run_tracked(config: PipelineConfig, planned: Plan, console: Console) -> Artifact:
-    """Run the flow under Prefect; a server that has to start does so while modules load and light stages run."""
+    """Run the flow under Prefect; a server that has to start does so while modules load.
+
+    Light stages come before all of that: what they refuse is said within seconds, and nothing was started for it.
+    """
+    from inverse_alignment.core.store import open_store
     from tasks.display import Display
+    from tasks.run_stage import Ahead, Execute
     from tasks.server import SharedServer
 
-    server = SharedServer(Path()).begin()
-    try:
-        from flows.scheduled import run_compare
+    with Display(len(planned.nodes), console) as display:
+        ahead = Ahead(Execute(open_store(config.store), config.runtime, (display,))).walk(_flow(config))
+        server = SharedServer(Path()).begin()
+        try:
+            from flows.scheduled import run_compare
 
-        with Display(len(planned.nodes), console) as display:
-            return run_compare(config, (display,), server)
-    finally:
-        server.release()
+            return run_compare(config, (display,), server, ahead)
+        finally:
+            server.release()
 
 
 def _conclude(config: PipelineConfig, comparison: Path, report_dir: Path, seconds: float, console: Console) -> None:

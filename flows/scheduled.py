@@ -8,9 +8,9 @@ configuration that the server has validated, and nobody watches.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from inverse_alignment.config import PipelineConfig
 from inverse_alignment.core.artifact import Artifact
 from inverse_alignment.core.store import open_store
 from tasks.lineage import MlflowLineage, tracker
-from tasks.prefect_driver import Ahead, EnoughAhead, Tracked, publish_rounds, quiet_console
+from tasks.prefect_driver import Tracked, publish_rounds, quiet_console
 from tasks.resources import GpuSlot
-from tasks.run_stage import Driver, Execute, Observer, driving
+from tasks.run_stage import Ahead, Driver, Execute, Observer, driving
 from tasks.server import SharedServer
 
 
@@ -86,26 +86,30 @@ def _run_arm(config: PipelineConfig, arm: str, seed: int, start: Start) -> tuple
 
 
 def run_compare(
-    config: PipelineConfig, observers: Sequence[Observer] = (), server: SharedServer | None = None
+    config: PipelineConfig,
+    observers: Sequence[Observer] = (),
+    server: SharedServer | None = None,
+    ahead: Ahead | None = None,
 ) -> Artifact:
     """Run `compare_flow` here and now, with a Prefect server of the project where none is configured.
 
     Args:
         config: what to run.
         observers: displays that are told about every stage.
-        server: one whose `begin` was called earlier, to overlap its start-up with more; it is released here.
+        server: one whose `begin` was called, to overlap its start-up with more; it is released here.
+        ahead: what of this flow was run before, told to the same observers; None: its light stages run now.
 
     Raises:
         UserError: a stage refuses its input, or the server does not start.
     """
+    execute = Execute(open_store(config.store), config.runtime, tuple(observers))
+    ahead = ahead or Ahead(execute).walk(lambda: compare(config))
     server = server or SharedServer(Path.cwd()).begin()
     try:
         with _recording(config) as lineage:
-            everyone = (*observers, lineage) if lineage else tuple(observers)
-            execute = Execute(open_store(config.store), config.runtime, everyone)
-            ahead = Ahead(execute, ready=server.ready)
-            with suppress(EnoughAhead), driving(ahead):
-                compare(config)
+            if lineage:
+                ahead.later.tell(lineage)
+                execute = replace(execute, observers=(*execute.observers, lineage))
             server.wait()
             tracked = Tracked(execute, GpuSlot(config.runtime), ahead.done)
             token = _execution.set(Execution(tracked, lineage))

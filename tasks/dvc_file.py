@@ -25,7 +25,7 @@ HEADER = f"""\
 """
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "tokenizers": ("data", "models"),
-    "aggregate": ("arms", "data", "models", "selection"),
+    "aggregate": ("arms", "data", "evaluation", "models", "selection", "sft"),
     "sft": ("sft", "models"),
     "rollout": ("rollout", "models"),
     "reward_model": ("reward", "models"),

@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -346,16 +346,23 @@ def _load(memory: Path) -> dict[str, str]:
     """What is remembered; a damaged memory is as good as none."""
     try:
         values = json.loads(memory.read_text())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
 
 
 def _save(memory: Path, seen: dict[str, str]) -> None:
-    """Add to the memory, dropping what it said of an earlier state of the same files."""
+    """Add to the memory, dropping what it said of an earlier state of the same files.
+
+    Where that cannot be written (a full device, a store that is only read) the files are hashed again next time.
+    """
     paths = {key.rsplit("|", 3)[0] for key in seen}
     kept = {key: value for key, value in _load(memory).items() if key.rsplit("|", 3)[0] not in paths}
-    memory.parent.mkdir(parents=True, exist_ok=True)
     temporary = memory.with_name(f"{memory.name}.{os.getpid()}")
-    temporary.write_text(json.dumps({**kept, **seen}, indent=0, sort_keys=True))
-    temporary.rename(memory)
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps({**kept, **seen}, indent=0, sort_keys=True))
+        temporary.rename(memory)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -53,34 +53,6 @@ ROUND_FIELDS = ("gold_reward", "rm_score", "kl_to_sft", "on_policy_accuracy_befo
 log = logging.getLogger(__name__)
 
 
-class EnoughAhead(BaseException):
-    """Thrown through a flow to end its head start; no error, hence not an `Exception`."""
-
-
-class Ahead:
-    """Runs the light first stages of a flow while the Prefect server is still starting.
-
-    What it ran is not repeated: `Tracked` makes a task run of it that says when it was done.
-    """
-
-    def __init__(self, inner: Driver, ready: Callable[[], bool], stages: Stages = STAGES) -> None:
-        self.inner, self.ready, self.stages = inner, ready, stages
-        self.done: dict[str, tuple[Artifact, float]] = {}
-
-    def run(self, node: Node) -> Artifact:
-        """Run a stage, or end the head start: at a heavy stage, or when the server is there.
-
-        Raises:
-            EnoughAhead: the flow starts again, under Prefect.
-        """
-        if self.stages[node.stage].gpu or self.ready():
-            raise EnoughAhead
-        start = time.monotonic()
-        artifact = self.inner.run(node)
-        self.done[node.name] = (artifact, time.monotonic() - start)
-        return artifact
-
-
 class RunLog:
     """An observer that writes into the log of the Prefect task run it is called in, and holds the GPU meanwhile."""
 
@@ -125,7 +97,7 @@ class Tracked:
     Args:
         inner: what really runs the stages; an `Execute`.
         slot: the accelerator, taken for a stage that has to be built and wants one.
-        ahead: what an `Ahead` has done of this very flow.
+        ahead: what a `run_stage.Ahead` has done of this very flow.
         stages: the table of stages.
     """
 
@@ -188,7 +160,7 @@ class Tracked:
                 return self.inner.run(node)
         artifact, seconds = self.ahead[node.name]
         get_run_logger().info(
-            "done in %.1f s while the Prefect server was starting: %s, digest %s",
+            "done in %.1f s before the Prefect server was there: %s, digest %s",
             seconds,
             artifact.uri,
             artifact.digest,

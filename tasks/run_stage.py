@@ -16,9 +16,9 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -400,8 +400,70 @@ class Remember:
         """Nothing to keep."""
 
 
+@dataclass
+class Later:
+    """An observer that keeps what it is told, for one that comes later."""
+
+    told: list[Callable[[Observer], None]] = field(default_factory=list)
+
+    def started(self, node: Node, why: str) -> None:
+        """See `Observer.started`."""
+        self.told.append(lambda observer: observer.started(node, why))
+
+    def progress(self, node: Node, done: int, total: int, unit: str, values: Mapping[str, float]) -> None:
+        """Not kept: it is over when somebody comes."""
+
+    def finished(self, node: Node, entry: Entry, seconds: float) -> None:
+        """See `Observer.finished`."""
+        self.told.append(lambda observer: observer.finished(node, entry, seconds))
+
+    def failed(self, node: Node, error: BaseException) -> None:
+        """See `Observer.failed`."""
+        self.told.append(lambda observer: observer.failed(node, error))
+
+    def tell(self, observer: Observer) -> None:
+        """Tell another observer all of it."""
+        for call in self.told:
+            call(observer)
+
+
 Flow = Callable[[], Any]
 """A flow with its configuration applied, ready to be driven."""
+
+
+class _Heavy(BaseException):
+    """Thrown through a flow to end its head start; no error, hence not an `Exception`."""
+
+
+class Ahead:
+    """Runs the light first stages of a flow before there is a server or a tracker: what refuses bad data is quick.
+
+    What it ran is not repeated: `Tracked` makes a task run of it that says when it was done.
+    """
+
+    def __init__(self, execute: Execute) -> None:
+        self.later = Later()
+        self.done: dict[str, tuple[Artifact, float]] = {}
+        self._execute = replace(execute, observers=(*execute.observers, self.later))
+
+    def walk(self, flow: Flow) -> Ahead:
+        """Run a flow up to the first stage that wants an accelerator.
+
+        Raises:
+            UserError: a stage refuses its inputs or its configuration.
+        """
+        with suppress(_Heavy), driving(self):
+            flow()
+        return self
+
+    def run(self, node: Node) -> Artifact:
+        """See `Driver.run`."""
+        if self._execute.stages[node.stage].gpu:
+            raise _Heavy
+        began = time.monotonic()
+        artifact = self._execute.run(node)
+        self.done[node.name] = (artifact, time.monotonic() - began)
+        return artifact
 
 
 def draw(flow: Flow, stages: Stages = STAGES) -> list[Node]:

@@ -10,13 +10,14 @@ from inverse_alignment.config import PipelineConfig
 from inverse_alignment.core.artifact import Artifact
 from inverse_alignment.data.sources import SourceConfig
 from inverse_alignment.data.sources import reference as dataset_reference
+from inverse_alignment.models.checks import require_encoder, require_policy, require_reward_model
 from inverse_alignment.models.specs import CheckpointModel, InitialisedModel, ModelSpec
 from inverse_alignment.stages.aggregate import AggregateStage
 from inverse_alignment.stages.compare import CompareStage
 from inverse_alignment.stages.evaluate import EvaluateStage
 from inverse_alignment.stages.ppo import PpoStage
 from inverse_alignment.stages.refresh import GateOn, RefreshStage
-from inverse_alignment.stages.reward_model import RewardStage, TrainReward
+from inverse_alignment.stages.reward_model import CheckpointReward, RewardStage, TrainReward
 from inverse_alignment.stages.rollout import RolloutConfig, RolloutStage
 from inverse_alignment.stages.select import (
     EncoderConfig,
@@ -27,7 +28,7 @@ from inverse_alignment.stages.select import (
     SimilaritySelection,
     TopK,
 )
-from inverse_alignment.stages.sft import SftStage
+from inverse_alignment.stages.sft import SftStage, TrainSft
 from inverse_alignment.stages.tokenizers import TokenizersConfig
 from tasks import external
 from tasks.run_stage import run_stage
@@ -57,6 +58,8 @@ def aggregate(config: PipelineConfig, tokenizers: Artifact) -> Artifact:
         context=models.policy.context,
         reward_context=models.reward.context,
         least_train_pairs=max(_pairs_asked_for(config.for_arm(arm).selection) for arm in config.arms),
+        source_policies=config.sft.sources if isinstance(config.sft, TrainSft) else (),
+        gold=config.evaluation.gold.type,
     )
     inputs = {
         **_sources(data.sources, "data.sources", config),
@@ -241,15 +244,26 @@ def _source(source: SourceConfig, where: str, config: PipelineConfig) -> Artifac
 
 
 def _model(name: str, spec: ModelSpec, where: str, config: PipelineConfig) -> dict[str, Artifact]:
+    """The checkpoint a model starts from; what its files show to be wrong is refused here, before anything runs."""
     if not isinstance(spec, CheckpointModel):
         return {}
-    return {name: external.model(spec.path, spec.revision, where, _cache(config))}
+    found = external.model(spec.path, spec.revision, where, _cache(config))
+    if not found.pending:
+        if name == "policy_model":
+            require_policy(Path(found.uri), where, spec.context)
+        else:
+            trained = isinstance(config.reward, CheckpointReward)
+            require_reward_model(Path(found.uri), where, spec.context, trained)
+    return {name: found}
 
 
 def _encoder(encoder: EncoderConfig | None, where: str, config: PipelineConfig) -> dict[str, Artifact]:
     if not isinstance(encoder, SentenceEncoder):
         return {}
-    return {"encoder": external.model(encoder.path, encoder.revision, where, _cache(config))}
+    found = external.model(encoder.path, encoder.revision, where, _cache(config))
+    if not found.pending:
+        require_encoder(Path(found.uri), where)
+    return {"encoder": found}
 
 
 def _cache(config: PipelineConfig) -> Path:

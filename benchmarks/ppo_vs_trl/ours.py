@@ -56,7 +56,7 @@ def main() -> None:
     reward = _reward(start, job, runtime)
     policy, reference = load_policy(start / "policy"), load_policy(start / "policy")
     prompts = [Prompt.model_validate(row["prompt"]) for row in json.loads((start / "prompts.json").read_text())]
-    learner = _learner(policy, reference, config)
+    learner = _learner(policy, reference, config, runtime)
     with PeakMemory() as memory:
         laps = Laps(job["warmup"])
         laps.wait()
@@ -89,8 +89,8 @@ def _config(settings: dict[str, Any]) -> PpoConfig:
     )
 
 
-def _learner(policy: Any, reference: Any, config: PpoConfig) -> Learner:
-    learner = new_learner(policy, reference, config)
+def _learner(policy: Any, reference: Any, config: PpoConfig, runtime: RuntimeConfig) -> Learner:
+    learner = new_learner(policy, reference, config, runtime.training_tokens)
     learner.value.head.bias.requires_grad_(False)  # TRL's value head has none
     return learner
 

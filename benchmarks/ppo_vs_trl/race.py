@@ -18,11 +18,11 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 BATCH_SIZE = 64
 WARMUP = 1
-SETTINGS: dict[str, Any] = {  # params.yaml's, but one learning rate for both models, since TRL has one
+SETTINGS: dict[str, Any] = {  # params.yaml's, but for the learning rate
     "batch_size": BATCH_SIZE,
     "epochs": 2,
     "minibatches": 2,
-    "learning_rate": 3e-4,
+    "learning_rate": 1e-5,  # of both models, since TRL has one; small, so that lengths stay those of the SFT policy
     "kl_coefficient": 0.15,
     "clip": 0.2,
     "value_clip": 0.2,

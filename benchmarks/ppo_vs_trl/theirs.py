@@ -23,6 +23,7 @@ from transformers import (
     AutoTokenizer,
     PrinterCallback,
     TrainerCallback,
+    set_seed,
 )
 from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
@@ -79,6 +80,7 @@ def main() -> None:
     """Run the job and write what it measured."""
     job = json.loads(Path(sys.argv[1]).read_text())
     torch.set_num_threads(job["threads"])
+    set_seed(job["seed"])  # PPOTrainer seeds torch; its minibatches are numpy's
     start = Path(job["start"])
     tokenizer = AutoTokenizer.from_pretrained(start / ("endless" if job["mode"] == "full" else "policy"))
     policy, reference = (AutoModelForCausalLM.from_pretrained(start / "policy", dtype=torch.float32) for _ in range(2))

@@ -382,7 +382,8 @@ def _explain(error: ValidationError, kind: Any, prefix: str, where: str) -> User
     if first["type"] == "value_error":
         return UserError(str(first["ctx"]["error"]), where=_at(key, where), fix="change the values so that they agree")
     variants = [str(_tag(section)) for section in place.sections]
-    choose = f"choose one, for example {{type: {variants[0]}}}; valid: {', '.join(variants)}" if variants[1:] else ""
+    tag = "type" if place.sections and "type" in place.sections[0].model_fields else "format"
+    choose = f"choose one, for example {{{tag}: {variants[0]}}}; valid: {', '.join(variants)}" if variants[1:] else ""
     advice = choose or place.advice or "see params.yaml, where every key is explained"
     return UserError(_what(first), where=_at(key, where), fix=advice)
 

@@ -331,20 +331,39 @@ def _verdicts(batch: Sequence[Example], tokenise: Sequence[Tokenise]) -> Verdict
     """Of the places of a batch: those that hold nothing to learn and why, and those that lose tokens."""
     pairs = {place: row for place, row in enumerate(batch) if isinstance(row, Comparison)}
     answers = {place: row for place, row in enumerate(batch) if isinstance(row, (Demonstration, Judgement))}
-    texts = [(row.prompt, row.response) for row in answers.values()]
     nothing: dict[int, Degenerate] = {}
     truncated: list[int] = []
     for tokeniser in tokenise:
-        encoded = [
-            *zip(pairs, tokeniser.encode_pairs(list(pairs.values())), strict=True),
-            *zip(answers, tokeniser.encode_texts(texts), strict=True),
-        ]
+        try:
+            encoded = _encoded(tokeniser, pairs, answers)
+        except UserError:
+            for place, row in {**pairs, **answers}.items():
+                _require_encodable(tokeniser, place, row)
+            raise
         for place, found in encoded:
             if isinstance(found, str):
                 nothing.setdefault(place, found)
             elif found.truncated:
                 truncated.append(place)
     return nothing, truncated
+
+
+def _encoded(
+    tokeniser: Tokenise, pairs: Mapping[int, Comparison], answers: Mapping[int, Demonstration | Judgement]
+) -> list[tuple[int, EncodedPair | EncodedText | Degenerate]]:
+    texts = [(row.prompt, row.response) for row in answers.values()]
+    return [
+        *zip(pairs, tokeniser.encode_pairs(list(pairs.values())), strict=True),
+        *zip(answers, tokeniser.encode_texts(texts), strict=True),
+    ]
+
+
+def _require_encodable(tokeniser: Tokenise, place: int, row: Comparison | Demonstration | Judgement) -> None:
+    """Refuse the one row of a batch that a chat template does not accept, by its name."""
+    try:
+        _encoded(tokeniser, *(({place: row}, {}) if isinstance(row, Comparison) else ({}, {place: row})))
+    except UserError as error:
+        raise UserError(error.what, where=f"row {row.id}, {error.where}", fix=error.fix) from error
 
 
 def _take_in(

@@ -33,9 +33,8 @@ def generalised_advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma:
         gamma: discount in [0, 1].
         lam: λ in [0, 1].
     """
-    advantages = torch.zeros_like(rewards)
-    next_advantage = torch.zeros_like(rewards[:, 0])
-    next_value = torch.zeros_like(next_advantage)
+    advantages = torch.empty_like(rewards)
+    next_advantage = next_value = rewards.new_zeros(len(rewards))
     for t in reversed(range(rewards.shape[1])):
         counts = mask[:, t]
         delta = rewards[:, t] + gamma * next_value - values[:, t]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 def masked(values: Tensor, mask: Tensor) -> Tensor:
     """`values` where `mask` is True, zero elsewhere; the mask is bool and broadcastable."""
-    return torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device))
+    return torch.where(mask, values, 0)
 
 
 def masked_sum(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:

@@ -40,12 +40,20 @@ def build(inputs: Mapping[str, Path], config: TokenizersConfig, context: StageCo
             loaded = load_tokenizer(inputs[f"{role}_model"], date)
             tokenizer = loaded.tokenizer
             notes += loaded.notes
+            _rehearse(role, inputs[f"{role}_model"], tokenizer)
         tokenizer.save_pretrained(context.out / role)
         sizes[role] = len(tokenizer)
         context.report.progress(done, 2, "tokenizers")
     return {"policy_vocabulary": sizes["policy"], "reward_vocabulary": sizes["reward"]} | (
         {"notes": notes} if notes else {}
     )
+
+
+def _rehearse(role: str, checkpoint: Path, tokenizer: Any) -> None:
+    """Refuse a checkpoint that its own stage could not load, hours before that stage."""
+    from inverse_alignment.models.loading import rehearse_policy, rehearse_reward_model
+
+    (rehearse_policy if role == "policy" else rehearse_reward_model)(checkpoint, tokenizer)
 
 
 def _texts(sources: tuple[SourceConfig, ...], inputs: Mapping[str, Path]) -> Iterator[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inverse_alignment.core.errors import UserError
 
@@ -106,12 +107,10 @@ def load_tokenizer(path: Path, template_date: datetime.date | None = None) -> Lo
         UserError: there is no folder, no tokenizer in it, no end token, no template that can be used, or its template
             inserts today's date and `template_date` is None or cannot take its place.
     """
-    from transformers import AutoTokenizer
-
     if not path.is_dir():
         raise UserError("no folder to load a tokenizer from", where=str(path), fix="give the folder of a checkpoint")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        tokenizer = _class_for(path).from_pretrained(path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers, tokenizers and json each raise types of their own, some bare Exception
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
@@ -138,6 +137,23 @@ def load_tokenizer(path: Path, template_date: datetime.date | None = None) -> Lo
     _require_usable_template(tokenizer, str(path))
     tokenizer.padding_side = "left"
     return LoadedTokenizer(tokenizer, tuple(notes))
+
+
+def _class_for(path: Path) -> Any:
+    """What `AutoTokenizer` would choose for a tokenizer of one file and no model beside it; else `AutoTokenizer`.
+
+    It needs all model configurations and torch, seconds of imports, which a plain fast tokenizer does without.
+    """
+    settings = path / "tokenizer_config.json"
+    if not (path / "config.json").exists() and (path / "tokenizer.json").is_file() and settings.is_file():
+        named = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class")
+        if named in ("TokenizersBackend", "PreTrainedTokenizerFast"):
+            from transformers import PreTrainedTokenizerFast
+
+            return PreTrainedTokenizerFast
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
 
 
 def refuse_dated_template(tokenizer: PreTrainedTokenizerBase, where: str) -> None:

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inverse_alignment.maths.masked import masked_mean, masked_sum, masked_var, masked_whiten
+from inverse_alignment.maths.masked import masked, masked_mean, masked_sum, masked_var, masked_whiten
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 
@@ -55,6 +55,17 @@ def test_an_inverted_mask_is_noticed():
     values, mask = torch.tensor([[1.0, 2.0, 50.0]]), torch.tensor([[True, True, False]])
     assert masked_mean(values, mask) != masked_mean(values, ~mask)
     assert masked_mean(values, mask) == 1.5
+
+
+def test_one_mask_may_serve_every_row():
+    values, mask = torch.tensor([[1.0, 2.0, 9.0], [5.0, 4.0, 7.0]]), torch.tensor([True, True, False])
+    assert masked_mean(values, mask) == 3.0
+    torch.testing.assert_close(masked_mean(values, mask, -1), torch.tensor([1.5, 4.5]))
+    assert masked_var(values, mask) == 2.5  # 1 2 5 4 about 3
+    torch.testing.assert_close(masked_mean(values, torch.tensor([[True], [False]]), -1)[0], torch.tensor(4.0))
+    half = values.to(torch.bfloat16)
+    assert masked(half, mask).dtype == masked_mean(half, mask).dtype == torch.bfloat16
+    assert masked(values.long(), mask).tolist() == [[1, 2, 0], [5, 4, 0]]
 
 
 def test_a_row_mean_divides_by_what_counts_in_the_row():

@@ -15,7 +15,8 @@ from inverse_alignment.core.context import RuntimeConfig, StageContext
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.metrics import FileReport
 from inverse_alignment.core.records import Prompt
-from inverse_alignment.models.specs import CheckpointModel
+from inverse_alignment.models.loading import new_policy, save_model
+from inverse_alignment.models.specs import CheckpointModel, InitialisedModel
 from inverse_alignment.stages.tokenizers import TokenizersConfig, build
 from inverse_alignment.text.render import encode_prompt
 from inverse_alignment.text.tokenizers import date_pinned, load_tokenizer, train_tokenizer
@@ -39,7 +40,9 @@ LLAMA_3_1 = (  # how Llama 3.1 asks
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plain")
-    train_tokenizer(["Today Date: 06 Jul 2024, hi"] * 5, 300).save_pretrained(folder)
+    tokenizer = train_tokenizer(["Today Date: 06 Jul 2024, hi"] * 5, 300)
+    spec = InitialisedModel(vocab_size=300, hidden_size=16, layers=1, heads=2, context=64)
+    save_model(new_policy(spec, tokenizer, 0), tokenizer, folder)
     return folder
 
 
