@@ -372,7 +372,7 @@ BROKEN = {
     "one.json": (json.dumps({"data": [PAIR, PAIR]}, indent=1).encode(), "one JSON object"),
     "list.json": (b'["a", "b"]', "not an object"),
     "named.jsonl.gz": (b"{}", "is not gzip"),
-    "unnamed.jsonl": (gzip.compress(b"{}"), "not named .gz"),
+    "unnamed.jsonl": (gzip.compress(b"{}", mtime=0), "not named .gz"),
     "fake.parquet": (b"PAR1 no table", "not a readable Parquet file"),
     "utf16.jsonl": ('{"prompt": "a"}'.encode("utf-16"), "UTF-16"),
 }
