@@ -17,6 +17,7 @@ from inverse_alignment.data.ledger import Ledger, Names
 from inverse_alignment.data.splits import SplitShares
 from tests.unit.data.pooled import (
     TRAIN_ONLY,
+    Words,
     demonstration,
     judgement,
     pair,
@@ -144,6 +145,15 @@ def test_a_chain_keeps_what_is_not_like_a_row_that_is_kept():
     assert kept(*rows, settings=strict, datasets=("a", "b", "c")) == ["a/1", "c/1"]
     assert kept(*rows, settings=strict, datasets=("b", "a", "c")) == ["b/1"]
     assert kept(*rows, settings=strict, datasets=("a", "c", "b")) == ["a/1", "c/1"]
+
+
+def test_a_row_that_a_tokenizer_refuses_takes_no_other_with_it():
+    refused = pair(PROMPT, GOOD, f"{GOOD.split()[0]} {BAD}")  # alike in their first word, the only one that is read
+    sound = pair(PROMPT, changed(GOOD, 0), refused.rejected, dataset="b")
+    settings = NEAR.model_copy(update={"max_dropped_share": 1.0})
+    assert kept(refused, sound, settings=settings, datasets=("a", "b")) == ["a/1"]
+    result = pooled([refused, sound], settings, [Words(1)], datasets=("a", "b"))
+    assert result.ids == ["b/1"] and result.statistics["dropped"] == {"identical after tokenisation": 1}
 
 
 def clusters(seed: int, member: Callable[[random.Random, str], str], families: int = 10, count: int = 120) -> list[str]:
