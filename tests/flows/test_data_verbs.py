@@ -22,7 +22,12 @@ SHARES = {"train": 0.4, "validation": 0.2, "gate": 0.2, "test": 0.2, "audit": 0.
 
 
 def call(*arguments: str | Path) -> Any:
-    return CliRunner().invoke(app, ["data", *map(str, arguments)])
+    own = (
+        ("--set", "sft={type: train, sources: []}", "--set", "evaluation.gold={type: none}")
+        if arguments[0] == "card"
+        else ()
+    )
+    return CliRunner().invoke(app, ["data", *map(str, (*arguments, *own))])
 
 
 def write(path: Path, rows: list[Any]) -> Path:

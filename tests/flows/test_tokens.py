@@ -17,7 +17,9 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.tokens import show
 from inverse_alignment.config import load
-from inverse_alignment.text.tokenizers import train_tokenizer
+from inverse_alignment.models.loading import new_policy, save_model
+from inverse_alignment.models.specs import InitialisedModel
+from inverse_alignment.text.tokenizers import load_tokenizer, train_tokenizer
 
 ROOT = Path(__file__).parents[2]
 PAIR = {"prompt": "the cat?", "chosen": "a dog", "rejected": "the mat", "source_chosen": "ann", "annotator": "eve"}
@@ -202,6 +204,9 @@ def test_tokenizers_that_differ_are_shown_one_after_the_other(project: Path) -> 
 
 
 def test_a_checkpoints_tokenizer_is_that_of_the_run(project: Path) -> None:
+    tokenizer = load_tokenizer(project / "reader").tokenizer
+    spec = InitialisedModel(vocab_size=len(tokenizer), hidden_size=16, layers=1, heads=2, context=64)
+    save_model(new_policy(spec, tokenizer, 0), tokenizer, project / "reader")
     checkpoint = "{type: checkpoint, path: reader, context: 64}"
     text = seen(
         *("--set", f"models.policy={checkpoint}", "--set", f"models.reward={checkpoint}"),

@@ -245,7 +245,7 @@ def test_the_drawn_inputs_meet_every_reason_to_drop_a_row():
     """Otherwise the properties above would hold of nothing."""
     met: set[str] = set()
 
-    @settings(max_examples=100, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=400, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(rows=inputs(), options=choices, most=caps)
     def collect(rows, options, most):
         with tempfile.TemporaryDirectory() as folder:

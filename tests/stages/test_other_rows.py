@@ -113,7 +113,7 @@ def test_of_judgements_only_the_good_answers_are_imitated(mixed):
     judged = train_rows(mixed, Judgement)
     good = [row for row in judged if row.label]
     assert {row.response for row in good} == {GOOD} and 0 < len(good) < len(judged)
-    policy = learn(mixed, "by_judgement", "judgements")
+    policy = learn(mixed, "by_judgement", "judgements", epochs=60, batch_size=2)
     assert mixed.metrics["by_judgement"]["demonstrations"] == len(good)
     assert prefers(policy, GOOD, BAD) > 5 and prefers(policy, GOOD, SHOWN) > 5
     assert prefers(mixed.made["sft"] / "policy", GOOD, BAD) < 5

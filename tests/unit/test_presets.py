@@ -16,12 +16,14 @@ from inverse_alignment.config import PipelineConfig, load, presets
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.store import Store
 from inverse_alignment.data.sources import HhSource, reference
+from inverse_alignment.models.loading import new_policy, save_model
 from inverse_alignment.models.specs import CheckpointModel
 from inverse_alignment.stages.evaluate import NoGold
 from inverse_alignment.stages.refresh import GateOn
 from inverse_alignment.stages.select import RandomSelection, SentenceEncoder, SimilaritySelection, TopK
 from tasks import external
 from tasks.run_stage import Plan, plan
+from tests.unit.models import tiny
 
 ROOT = Path(__file__).parents[2]
 HUB = ("hh-pythia", "tldr-qwen")
@@ -116,10 +118,11 @@ def test_outside_a_plan_the_hub_is_asked(name: str, tmp_path: Path, asked: list[
 
 def test_what_has_been_downloaded_is_known_to_the_plan(tmp_path: Path, asked: list[str]) -> None:
     config = preset("hh-pythia", tmp_path)
-    for path, revision in (value for key, value in of_hub(config).items() if key.startswith("models.")):
+    spec = tiny.SPEC.model_copy(update={"context": 2048})
+    models = (value for key, value in of_hub(config).items() if key.startswith("models."))
+    for seed, (path, revision) in enumerate(models):
         snapshot = tmp_path / "hub" / f"models--{path.replace('/', '--')}" / "snapshots" / str(revision)
-        snapshot.mkdir(parents=True)
-        (snapshot / "model.safetensors").write_text(path)
+        save_model(new_policy(spec, tiny.tokenizer(), seed), tiny.tokenizer(), snapshot)
     found = planned(config)
     assert asked == []
     assert found.planned["tokenizers"].why == "never built"
