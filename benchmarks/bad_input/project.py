@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -138,12 +139,13 @@ class Project:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
+            start_new_session=True,
         ) as process:
             assert process.stdout is not None and process.stderr is not None
             out: list[str] = []
             reading = threading.Thread(target=lambda: out.extend(process.stdout or ()))
             reading.start()
-            killer = threading.Timer(timeout, process.kill)
+            killer = threading.Timer(timeout, lambda: os.killpg(process.pid, signal.SIGKILL))
             killer.start()
             err: list[str] = []
             said: float | None = None
