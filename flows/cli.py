@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -368,7 +369,8 @@ def status() -> None:
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Entry point of the console script. Libraries that report their use to somebody are asked not to."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     app()
 
 

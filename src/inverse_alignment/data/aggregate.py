@@ -456,8 +456,12 @@ def _require_splits(statistics: Statistics, shares: SplitShares) -> None:
             raise UserError(
                 f"no prompt falls into '{name}' (prompts: {', '.join(f'{n} {count}' for n, count in prompts.items())})",
                 where=f"data.aggregate.shares.{name}={getattr(shares, name):g}",
-                fix="add data, raise that share, or change data.aggregate.seed",
+                fix="add data, raise that share, or change data.aggregate.seed"
+                + (_CONTAMINATED if statistics["dropped"].get("contaminated") else ""),
             )
+
+
+_CONTAMINATED = "; or check data.evaluation_sets, which took rows away"
 
 
 def _write(folder: Path, ledger: Ledger, split: np.ndarray, progress: Progress) -> None:

@@ -15,6 +15,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from inverse_alignment.core import checkpoint
 from inverse_alignment.core.metrics import METRICS_EVERY, Report, Stopped, truncate_metrics
 from inverse_alignment.core.seeding import derive_seed
+from inverse_alignment.models.loading import quiet
 
 BATCHES_PER_STRETCH = 16
 """Batches among which rows are sorted by length: less padding, and still a shuffle."""
@@ -164,7 +165,8 @@ def train(trainer: Trainer, partial: Path, report: Report, checkpoint_seconds: f
     for damaged in [step for step in checkpoint.steps(partial) if step > reached]:
         shutil.rmtree(partial / f"checkpoint-{damaged}")
     truncate_metrics(partial / "metrics.jsonl", reached)
-    result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    with quiet():  # the bar of each checkpoint's shards would drown the display
+        result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if result.global_step < trainer.state.max_steps:
         raise Stopped(f"stopped after {result.global_step} of {trainer.state.max_steps} steps")
     return {"steps": float(result.global_step), "train_loss": _mean_loss(trainer.state.log_history)}

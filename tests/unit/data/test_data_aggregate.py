@@ -21,6 +21,7 @@ from inverse_alignment.data.aggregate import (
     read_prompts,
     read_split,
 )
+from inverse_alignment.data.decontamination import EvaluationPrompts
 from inverse_alignment.data.read import Dropped
 from inverse_alignment.data.sources import JsonlSource
 from inverse_alignment.data.splits import SplitShares
@@ -286,7 +287,10 @@ def test_duplicates_are_no_loss():
 def test_an_empty_split_is_refused_with_a_way_out():
     with pytest.raises(UserError, match=r"no prompt falls into '\w+' \(prompts: train") as caught:
         pooled([pair("one")], AggregateSettings())
-    assert "data.aggregate.seed" in caught.value.fix
+    assert "data.aggregate.seed" in caught.value.fix and "evaluation_sets" not in caught.value.fix
+    with pytest.raises(UserError, match="no prompt falls into") as caught:
+        pooled([pair("one")], AggregateSettings(), held_out=EvaluationPrompts([pair("one")], 0))
+    assert "data.evaluation_sets" in caught.value.fix
 
 
 def test_a_split_needs_a_pair_not_just_any_row():
