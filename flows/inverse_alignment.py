@@ -8,8 +8,20 @@ from pydantic import BaseModel, ConfigDict
 
 from inverse_alignment.config import PipelineConfig
 from inverse_alignment.core.artifact import Artifact
+from inverse_alignment.optimise.credit_settings import TokenCredit
 from inverse_alignment.stages.select import NoSelection
-from tasks.stages import aggregate, evaluate, ppo, refresh, reward_model, roll_out, select, sft, tokenizers
+from tasks.stages import (
+    aggregate,
+    evaluate,
+    ppo,
+    refresh,
+    reward_model,
+    roll_out,
+    select,
+    sft,
+    token_reward,
+    tokenizers,
+)
 
 
 class Frozen(BaseModel):
@@ -33,6 +45,7 @@ class Start(Frozen):
     reference_rollouts: Artifact
     reward: Artifact
     audit: Artifact | None
+    token_head: Artifact | None
     evaluation: Artifact
 
 
@@ -80,6 +93,9 @@ def shared_start(config: PipelineConfig, seed: int, data: Data) -> Start:
     audit = None
     if config.data.aggregate.shares.audit > 0:
         audit = reward_model(f"audit-s{seed}", config, seed, split="audit", **given)
+    token_head = None
+    if any(isinstance(config.for_arm(arm).ppo.credit, TokenCredit) for arm in config.arms):
+        token_head = token_reward(config, seed, preferences=preferences, reward=reward.part("model")).part("model")
     evaluation = evaluate(
         f"start-s{seed}",
         config,
@@ -96,6 +112,7 @@ def shared_start(config: PipelineConfig, seed: int, data: Data) -> Start:
         reference_rollouts=sample,
         reward=reward,
         audit=audit,
+        token_head=token_head,
         evaluation=evaluation,
     )
 
@@ -140,6 +157,7 @@ def inverse_alignment(config: PipelineConfig, arm: str, seed: int, start: Start)
             reward=reward.part("model"),
             preferences=preferences,
             state=state,
+            token_head=start.token_head,
         )
         policy, state = optimised.part("policy"), optimised.part("state")
         evaluation = evaluate(

@@ -29,6 +29,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "sft": ("sft", "models"),
     "rollout": ("rollout", "models"),
     "reward_model": ("reward", "models"),
+    "token_reward": ("token_reward", "models"),
     "select": ("selection",),
     "refresh": ("refresh", "models"),
     "ppo": ("ppo", "models"),

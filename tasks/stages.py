@@ -12,6 +12,7 @@ from inverse_alignment.data.sources import SourceConfig
 from inverse_alignment.data.sources import reference as dataset_reference
 from inverse_alignment.models.checks import require_encoder, require_policy, require_reward_model
 from inverse_alignment.models.specs import CheckpointModel, InitialisedModel, ModelSpec
+from inverse_alignment.optimise.credit_settings import TokenCredit
 from inverse_alignment.stages.aggregate import AggregateStage
 from inverse_alignment.stages.compare import CompareStage
 from inverse_alignment.stages.evaluate import EvaluateStage
@@ -29,6 +30,7 @@ from inverse_alignment.stages.select import (
     TopK,
 )
 from inverse_alignment.stages.sft import SftStage, TrainSft
+from inverse_alignment.stages.token_reward import TokenRewardStage
 from inverse_alignment.stages.tokenizers import TokenizersConfig
 from tasks import external
 from tasks.run_stage import run_stage
@@ -130,6 +132,13 @@ def reward_model(
     return run_stage(node, "reward_model", inputs, stage, seed)
 
 
+def token_reward(config: PipelineConfig, seed: int, *, preferences: Artifact, reward: Artifact) -> Artifact:
+    """The token-level reward model that `ppo.credit.type: token` asks; on the first reward model's trunk."""
+    stage = TokenRewardStage(token_reward=config.token_reward, context=config.models.reward.context)
+    inputs = {"preferences": preferences, "reward": reward}
+    return run_stage(f"token-reward-s{seed}", "token_reward", inputs, stage, seed)
+
+
 def select(node: str, config: PipelineConfig, seed: int, *, preferences: Artifact, rollouts: Artifact) -> Artifact:
     """The part of the offline set that a refresh will use."""
     selection = config.selection
@@ -178,11 +187,14 @@ def ppo(
     reward: Artifact,
     preferences: Artifact,
     state: Artifact | None,
+    token_head: Artifact | None,
 ) -> Artifact:
     """The policy after some steps of PPO against a reward model, and the state to go on from."""
     inputs = {"policy": policy, "reference": reference, "reward": reward, "preferences": preferences}
     if state is not None:
         inputs["state"] = state
+    if token_head is not None and isinstance(config.ppo.credit, TokenCredit):
+        inputs["token_reward"] = token_head
     models = config.models
     stage = PpoStage(ppo=config.ppo, context=models.policy.context, reward_context=models.reward.context)
     return run_stage(node, "ppo", inputs, stage, seed)

@@ -30,6 +30,7 @@ from inverse_alignment.stages.reward_model import RewardConfig, TrainReward
 from inverse_alignment.stages.rollout import RolloutConfig
 from inverse_alignment.stages.select import NoSelection, SelectionConfig
 from inverse_alignment.stages.sft import SftConfig, TrainSft
+from inverse_alignment.stages.token_reward import TokenRewardConfig
 
 _BOOL, _TIMESTAMP = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"
 ARM_SECTIONS = ("selection", "refresh", "rollout", "ppo")
@@ -86,6 +87,9 @@ class PipelineConfig(Section):
         description="how the first policy, which is also the reference, is made",
     )
     reward: RewardConfig = Field(TrainReward(), description="how the first reward model is made")
+    token_reward: TokenRewardConfig = Field(
+        TokenRewardConfig(), description="how a token-level reward model is made, for ppo.credit.type token alone"
+    )
     reference_sample: RolloutConfig = Field(
         RolloutConfig(prompts=0, samples=2),
         description="answers of the SFT policy on which every reward model is standardised",

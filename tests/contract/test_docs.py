@@ -69,6 +69,7 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     torch.set_num_threads(1)
     try:
         run = stages.whole_round(stages.Chain(tmp_path_factory.mktemp("docs")))
+        stages.token_reward(run)
     finally:
         torch.set_num_threads(threads)
     nodes = {
@@ -76,6 +77,7 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         "preferences": "aggregate",
         "sft": "sft",
         "reward": "reward_model",
+        "token_reward": "token_reward",
         "reference_rollouts": "rollout",
         "selection": "select",
         "refreshed": "refresh",
@@ -83,7 +85,7 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         "evaluation": "evaluate",
     }
     found = {f"{stage}: headline": set(run.metrics[node]) for node, stage in nodes.items()}
-    for node in ("sft", "reward", "refreshed", "ppo"):
+    for node in ("sft", "reward", "token_reward", "refreshed", "ppo"):
         found[f"{nodes[node]}: metrics.jsonl"] = names_of(run.partial(node) / "metrics.jsonl")
     written = [
         (node, path) for node in nodes for path in run.made[node].glob("*.json*") if path.name != "metrics.jsonl"

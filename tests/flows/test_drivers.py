@@ -112,6 +112,18 @@ def test_every_seed_has_an_audit_model_of_its_own_and_without_a_share_there_is_n
     assert not any(name.startswith("audit") for name in plain)
 
 
+def test_a_token_level_reward_model_is_made_once_a_seed_where_an_arm_asks_for_it(tmp_path: Path) -> None:
+    arms = {"plain": {"selection": {"type": "none"}}, "dense": {"ppo": {"credit": {"type": "token"}}}}
+    config = config_for(tmp_path, Path("nowhere.jsonl"), arms=arms, seeds=[1, 4])
+    nodes = {node.name: node for node in run_stage.draw(lambda: compare(config))}
+    assert [name for name in nodes if name.startswith("token-")] == ["token-reward-s1", "token-reward-s4"]
+    assert nodes["token-reward-s4"].inputs["reward"].uri == "pending:reward-s4/model"
+    asks = {name for name, node in nodes.items() if node.inputs.get("token_reward")}
+    assert asks == {f"dense-s{seed}-r{n}-ppo" for seed in (1, 4) for n in (1, 2)}
+    assert nodes["dense-s4-r2-ppo"].inputs["token_reward"].uri == "pending:token-reward-s4/model"
+    assert dvc_file.sections(nodes["token-reward-s1"]) == ["models", "token_reward"]
+
+
 def test_an_audit_model_is_a_stage_of_dvc_and_can_be_run_alone(tmp_path: Path, data: Path) -> None:
     config = audited(tmp_path / "store", data)
     rendered = yaml.safe_load(dvc_file.render(run_stage.draw(lambda: compare(config)), ROOT))["stages"]

@@ -24,6 +24,7 @@ from inverse_alignment.stages.reward_model import RewardStage, TrainReward
 from inverse_alignment.stages.rollout import RolloutConfig, RolloutStage
 from inverse_alignment.stages.select import SelectStage, SimilaritySelection, TopK
 from inverse_alignment.stages.sft import SftStage, TrainSft
+from inverse_alignment.stages.token_reward import TokenRewardConfig, TokenRewardStage
 from inverse_alignment.stages.tokenizers import TokenizersConfig
 from inverse_alignment.world.text import WorldConfig, write_dataset
 
@@ -125,6 +126,13 @@ def refresh(chain: Chain, name: str, config: RefreshConfig, context: int = MODEL
         "reference_rollouts": made["reference_rollouts"],
     }
     return chain.run(name, "refresh", inputs, RefreshStage(refresh=config, context=context))
+
+
+def token_reward(chain: Chain) -> Path:
+    """A token-level reward model on the first reward model's trunk."""
+    inputs = {"preferences": chain.made["preferences"], "reward": chain.made["reward"] / "model"}
+    config = TokenRewardConfig(most_edited=1.0, epochs=1, batch_size=8)
+    return chain.run("token_reward", "token_reward", inputs, TokenRewardStage(token_reward=config, context=128))
 
 
 def ppo_inputs(chain: Chain, reward: str, after: str | None = None) -> dict[str, Path]:

@@ -68,7 +68,7 @@ def assign(
     mask: Tensor,
     prompts: Sequence[Prompt],
     answers: Sequence[Answer],
-    tokens: TokenScores,
+    tokens: TokenScores | None,
     gamma: float,
 ) -> Tensor:
     """Rewards (b, t) of the tokens of some answers, before the price of KL, in the type of the scores.
@@ -81,11 +81,11 @@ def assign(
         mask: (b, t) bool, True at response tokens; rows begin with their answer.
         prompts: one per answer.
         answers: what was sampled.
-        tokens: asked for what the method needs.
+        tokens: asked for what the method needs; terminal and uniform need nothing.
         gamma: γ of the advantages that are estimated from these rewards.
 
     Raises:
-        ValueError: an answer does not have as many tokens as its row of the mask.
+        ValueError: an answer does not have as many tokens as its row of the mask, or nothing is known of tokens.
     """
     exact = scores.double()
     match config:
@@ -93,6 +93,9 @@ def assign(
             return terminal_credit(scores, mask)
         case UniformCredit():
             return uniform_credit(scores, mask)
+    if tokens is None:
+        raise ValueError(f"{config.type} credit needs to know of single tokens")
+    match config:
         case RedistributedCredit(mix=mix):
             prefixes = _table(tokens.prefix_scores(prompts, answers), mask, more=1)
             ends = final_positions(mask).unsqueeze(-1) + 1

@@ -22,7 +22,7 @@ from inverse_alignment.core.records import Prompt
 from inverse_alignment.core.seeding import derive_seed
 from inverse_alignment.generation.answers import Answer, Sampling, answer, batch_of
 from inverse_alignment.maths.advantages import Advantages, generalised_advantages
-from inverse_alignment.maths.credit import terminal_rewards
+from inverse_alignment.maths.credit import penalised
 from inverse_alignment.maths.kl import k3, next_kl_coefficient
 from inverse_alignment.maths.masked import masked_mean, masked_sum, masked_var, masked_whiten
 from inverse_alignment.maths.surrogate import policy_loss, value_loss
@@ -38,6 +38,7 @@ from inverse_alignment.models.adapters import (
 )
 from inverse_alignment.models.heads import ValueHead, ValueModel, load_optimizer, save_optimizer
 from inverse_alignment.models.log_probs import LOOK_TOKENS, Anchor, Head, compared, grouped, token_log_probs
+from inverse_alignment.optimise.credit import TokenScores, assign
 from inverse_alignment.optimise.settings import (
     AdaptiveKl,
     FrozenReference,
@@ -166,6 +167,7 @@ def iteration(
     config: PpoConfig,
     sampling: Sampling,
     seed: int,
+    tokens: TokenScores | None = None,
 ) -> Iteration:
     """Sample one batch of answers and learn from it, in place.
 
@@ -173,6 +175,7 @@ def iteration(
         prompts: one per rollout; repeats are answered with different noise.
         score: standardised reward of texts.
         seed: of the run; the noise is keyed by (seed, prompt, step, row).
+        tokens: what is known of single tokens, as far as `config.credit` asks.
 
     Raises:
         FloatingPointError: a reward, loss or gradient is not finite; no optimiser has stepped on it.
@@ -193,12 +196,9 @@ def iteration(
     view = look(learner, batch, config.temperature)
 
     # credit
-    rewards = terminal_rewards(
-        torch.as_tensor(shaped, dtype=torch.float32, device=mask.device),
-        view.log_probs - view.ref_log_probs,
-        mask,
-        learner.kl_coefficient,
-    )
+    given = torch.as_tensor(shaped, dtype=torch.float32, device=mask.device)
+    credit = assign(config.credit, given, mask, prompts, answers, tokens, config.gamma)
+    rewards = penalised(credit, view.log_probs - view.ref_log_probs, mask, learner.kl_coefficient)
     estimate = generalised_advantages(rewards, view.values, mask, config.gamma, config.lam)
     require_finite(estimate.advantages[mask], "advantage", f"iteration {learner.step}")
     whitened = masked_whiten(estimate.advantages, mask)

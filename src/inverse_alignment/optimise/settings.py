@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from inverse_alignment.core.configuration import Section
+from inverse_alignment.optimise.credit_settings import CreditConfig, TerminalCredit
 
 
 class FixedKl(Section):
@@ -86,6 +87,9 @@ class PpoConfig(Section):
     )
     critic: Annotated[SeparateCritic | SharedCritic, Field(discriminator="type")] = Field(
         SeparateCritic(), description="whose trunk the values are read from"
+    )
+    credit: CreditConfig = Field(
+        TerminalCredit(), description="how the score of an answer is shared out among its tokens"
     )
     lora: Lora | None = Field(None, description="train adapters instead of the policy's own weights; null: all weights")
     max_update_kl: float | None = Field(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.context import StageContext
 from inverse_alignment.optimise.settings import PpoConfig
+
+if TYPE_CHECKING:
+    from inverse_alignment.optimise.credit import KnownTokens
 
 
 class PpoStage(Section):
@@ -91,17 +94,16 @@ def _run(
     from inverse_alignment.data.aggregate import read_prompts
     from inverse_alignment.generation.answers import Sampling, choose_prompts
     from inverse_alignment.models.loading import save_model
-    from inverse_alignment.models.reward_scores import load_calibrated
     from inverse_alignment.optimise.ppo import iteration, prompts_of_step, save_learner
 
     ppo, runtime = config.ppo, context.runtime
     prompts = choose_prompts(read_prompts(inputs["preferences"], "train"), 0, context.seed)
-    reward = load_calibrated(inputs["reward"], learner.policy.device, config.reward_context, runtime.scoring_rows)
+    known = _known(tokenizer, inputs, config, context, learner.policy.device)
     sampling = Sampling(ppo.max_new_tokens, ppo.temperature, config.context, runtime.generation_rows)
     saved = time.monotonic()
     while learner.step < first + ppo.steps:
         asked = prompts_of_step(prompts, learner.step, ppo.batch_size, context.seed)
-        done = iteration(learner, tokenizer, asked, reward, ppo, sampling, context.seed)
+        done = iteration(learner, tokenizer, asked, known, ppo, sampling, context.seed, known)
         context.report.log(learner.step, done.metrics)
         if learner.step % ppo.samples_every == 0 or learner.step == first + ppo.steps:
             _keep_samples(context.partial / "samples.jsonl", learner.step, asked, done)
@@ -118,6 +120,28 @@ def _run(
             saved = time.monotonic()
         if stopping:
             raise Stopped(f"stopped after {learner.step - first} of {ppo.steps} iterations")
+
+
+def _known(
+    tokenizer: Any, inputs: Mapping[str, Path], config: PpoStage, context: StageContext, device: Any
+) -> KnownTokens:
+    """The reward model, and what the configured credit needs to know of single tokens."""
+    from inverse_alignment.core.records import Demonstration
+    from inverse_alignment.data.aggregate import read_others, read_split
+    from inverse_alignment.models.reward_scores import load_calibrated
+    from inverse_alignment.models.token_scores import TokenHead
+    from inverse_alignment.optimise.credit import KnownTokens, given_answers
+    from inverse_alignment.optimise.credit_settings import PotentialCredit, TokenCredit
+
+    head = references = None
+    credit, most, rows = config.ppo.credit, config.reward_context, context.runtime.scoring_rows
+    if isinstance(credit, TokenCredit):
+        head = TokenHead.load(inputs["token_reward"], tokenizer, device, most, rows)
+    if isinstance(credit, PotentialCredit):
+        preferences = inputs["preferences"]
+        references = given_answers(read_others(preferences, Demonstration, "train"), read_split(preferences, "train"))
+    reward = load_calibrated(inputs["reward"], device, most, rows)
+    return KnownTokens.of(credit, reward, tokenizer, head, references)
 
 
 def _keep_samples(path: Path, step: int, prompts: Any, done: Any) -> None:

@@ -44,6 +44,9 @@ STAGES: dict[str, StageSpec] = {
     "reward_model": StageSpec(
         "inverse_alignment.stages.reward_model", "reward", ("model",), WITH_TRL, gpu=True, resumes=True
     ),
+    "token_reward": StageSpec(
+        "inverse_alignment.stages.token_reward", "token_reward", ("model",), WITH_TRL, gpu=True, resumes=True
+    ),
     "select": StageSpec(
         "inverse_alignment.stages.select", "selection", (), ("numpy", "scikit-learn", "sentence-transformers"), gpu=True
     ),

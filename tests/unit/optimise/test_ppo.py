@@ -282,11 +282,11 @@ def test_the_adaptive_controller_moves_the_price_towards_its_target():
 def test_scores_are_clipped_and_answers_that_did_not_end_are_fined(monkeypatch):
     config = settings(score_clip=5.0, missing_eos_penalty=1.5, max_new_tokens=2)
     seen = {}
-    right = ppo.terminal_rewards
+    right = ppo.penalised
 
-    def spy(scores, log_ratios, mask, coefficient):
-        seen["scores"] = scores.tolist()
-        return right(scores, log_ratios, mask, coefficient)
+    def spy(credit, log_ratios, mask, coefficient):
+        seen["scores"] = credit.sum(-1).tolist()
+        return right(credit, log_ratios, mask, coefficient)
 
     answers = ppo.answer
 
@@ -295,7 +295,7 @@ def test_scores_are_clipped_and_answers_that_did_not_end_are_fined(monkeypatch):
 
         return [dataclasses.replace(a, ended=row % 2 == 0) for row, a in enumerate(answers(*arguments))]
 
-    monkeypatch.setattr(ppo, "terminal_rewards", spy)
+    monkeypatch.setattr(ppo, "penalised", spy)
     monkeypatch.setattr(ppo, "answer", some_end)
     done = run(learner_for(config), config, lambda *_: np.array([10.0, 10.0, -7.0, 0.25]), 1, prompts=PROMPTS[:4])[0]
     assert seen["scores"] == [5.0, 3.5, -5.0, -1.25]
