@@ -11,7 +11,7 @@ import math
 import re
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -51,7 +51,7 @@ from inverse_alignment.data.rows import BadReason
 from inverse_alignment.data.sources import SourceConfig
 from inverse_alignment.data.splits import HELD_OUT_FIRST, SplitShares, hashed_split, stated_split
 from inverse_alignment.data.statistics import Statistics, describe
-from inverse_alignment.text.render import Degenerate, EncodedPair, EncodedText
+from inverse_alignment.text.render import Degenerate, EncodedPair, EncodedText, RefusedConversation
 
 STATISTICS = "statistics.json"
 BATCH = 512
@@ -159,6 +159,7 @@ def aggregate(
         held_out,
         caps={source.name: source.cap for source in sources if source.cap is not None},
         datasets=[source.name for source in sources],
+        dropping={source.name for source in sources if source.on_bad_row == "drop"},
         progress=progress,
     )
 
@@ -171,6 +172,7 @@ def pool(
     held_out: EvaluationPrompts | None = None,
     caps: Mapping[str, int] | None = None,
     datasets: Sequence[str] = (),
+    dropping: Collection[str] = (),
     progress: Progress = lambda done, total, unit: None,
 ) -> Statistics:
     """Pool rows of all sources into a folder: a file of pairs for each split, the other rows, and `statistics.json`.
@@ -183,13 +185,14 @@ def pool(
         held_out: prompts of evaluation sets.
         caps: most rows of a dataset.
         datasets: names of datasets in order of precedence; others follow as they come.
+        dropping: datasets whose rows are dropped where a chat template does not accept their roles.
 
     Returns:
         What `statistics.json` holds.
 
     Raises:
-        UserError: two different rows of a dataset have one id, a dataset loses more than `max_dropped_share`, or a
-            split with a positive share is empty.
+        UserError: two different rows of a dataset have one id, a chat template does not accept a row, a dataset loses
+            more than `max_dropped_share`, or a split with a positive share is empty.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".pool-", dir=folder) as scratch:
@@ -199,7 +202,8 @@ def pool(
         drop_exact(ledger, settings.duplicates)
         if held_out is not None:
             ledger.drop(np.flatnonzero(held_out.same(ledger.columns["prompt"])), "contaminated")
-        near = _examined(ledger, Path(scratch), settings, tokenise, held_out, progress)
+        verdicts = partial(_verdicts, tokenise=tokenise, dropping=dropping)
+        near = _examined(ledger, Path(scratch), settings, verdicts, held_out, progress)
         _refuse_large_losses(ledger, settings.max_dropped_share)
         for dataset, most in (caps or {}).items():
             _cap(ledger, dataset, most)
@@ -287,7 +291,7 @@ def _examined(
     ledger: Ledger,
     scratch: Path,
     settings: AggregateSettings,
-    tokenise: Sequence[Tokenise],
+    judge: Callable[[Sequence[Example]], Verdicts],
     held_out: EvaluationPrompts | None,
     progress: Progress,
 ) -> Mapping[int, int]:
@@ -311,7 +315,7 @@ def _examined(
                 ledger.drop(numbers[[held_out.overlaps(row) for row in batch]], "contaminated")
                 batch = [row for number, row in zip(numbers, batch, strict=True) if ledger.reason[number] == KEPT]
                 numbers = numbers[ledger.reason[numbers] == KEPT]
-            verdicts = worker.submit(_verdicts, batch, tokenise)
+            verdicts = worker.submit(judge, batch)
             if waiting is not None:
                 waiting()
             waiting = partial(_take_in, ledger, near, numbers, batch, verdicts)
@@ -324,23 +328,16 @@ def _examined(
         return near.twins(ledger)
 
 
+Encoded = EncodedPair | EncodedText | Degenerate
 Verdicts = tuple[Mapping[int, Degenerate], Sequence[int]]
 
 
-def _verdicts(batch: Sequence[Example], tokenise: Sequence[Tokenise]) -> Verdicts:
+def _verdicts(batch: Sequence[Example], tokenise: Sequence[Tokenise], dropping: Collection[str]) -> Verdicts:
     """Of the places of a batch: those that hold nothing to learn and why, and those that lose tokens."""
-    pairs = {place: row for place, row in enumerate(batch) if isinstance(row, Comparison)}
-    answers = {place: row for place, row in enumerate(batch) if isinstance(row, (Demonstration, Judgement))}
     nothing: dict[int, Degenerate] = {}
     truncated: list[int] = []
     for tokeniser in tokenise:
-        try:
-            encoded = _encoded(tokeniser, pairs, answers)
-        except UserError:
-            for place, row in {**pairs, **answers}.items():
-                _require_encodable(tokeniser, place, row)
-            raise
-        for place, found in encoded:
+        for place, found in enumerate(_judged(tokeniser, batch, dropping)):
             if isinstance(found, str):
                 nothing.setdefault(place, found)
             elif found.truncated:
@@ -348,22 +345,41 @@ def _verdicts(batch: Sequence[Example], tokenise: Sequence[Tokenise]) -> Verdict
     return nothing, truncated
 
 
-def _encoded(
-    tokeniser: Tokenise, pairs: Mapping[int, Comparison], answers: Mapping[int, Demonstration | Judgement]
-) -> list[tuple[int, EncodedPair | EncodedText | Degenerate]]:
-    texts = [(row.prompt, row.response) for row in answers.values()]
-    return [
-        *zip(pairs, tokeniser.encode_pairs(list(pairs.values())), strict=True),
-        *zip(answers, tokeniser.encode_texts(texts), strict=True),
-    ]
+def _judged(tokeniser: Tokenise, batch: Sequence[Example], dropping: Collection[str]) -> Sequence[Encoded]:
+    """Every row as tokens, or why there is nothing to learn from it.
 
-
-def _require_encodable(tokeniser: Tokenise, place: int, row: Comparison | Demonstration | Judgement) -> None:
-    """Refuse the one row of a batch that a chat template does not accept, by its name."""
+    Raises:
+        UserError: the chat template does not accept a row, which is not to be dropped for it.
+    """
     try:
-        _encoded(tokeniser, *(({place: row}, {}) if isinstance(row, Comparison) else ({}, {place: row})))
+        return _encoded(tokeniser, batch)
+    except UserError:
+        return [_judged_alone(tokeniser, row, row.provenance.dataset in dropping) for row in batch]
+
+
+def _judged_alone(tokeniser: Tokenise, row: Example, drop: bool) -> Encoded:
+    try:
+        return _encoded(tokeniser, [row])[0]
+    except RefusedConversation as error:
+        if drop:
+            return "refused by the chat template"
+        fix = f"{error.fix}, or set on_bad_row: drop"
+        raise UserError(error.what, where=f"row {row.id}, {error.where}", fix=fix) from error
     except UserError as error:
         raise UserError(error.what, where=f"row {row.id}, {error.where}", fix=error.fix) from error
+
+
+def _encoded(tokeniser: Tokenise, batch: Sequence[Example]) -> list[Encoded]:
+    """Every row as tokens; a prompt alone may be of any length, and is followed by an answer of one letter here."""
+    pairs = {place: row for place, row in enumerate(batch) if isinstance(row, Comparison)}
+    others = {place: row for place, row in enumerate(batch) if not isinstance(row, Comparison)}
+    texts = [
+        (row.prompt, row.response if isinstance(row, (Demonstration, Judgement)) else "a") for row in others.values()
+    ]
+    found: dict[int, Encoded] = dict(zip(pairs, tokeniser.encode_pairs(list(pairs.values())), strict=True))
+    for (place, row), made in zip(others.items(), tokeniser.encode_texts(texts), strict=True):
+        found[place] = EncodedText((), truncated=False) if isinstance(row, PromptOnly) else made
+    return [found[place] for place in range(len(batch))]
 
 
 def _take_in(

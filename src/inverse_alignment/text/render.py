@@ -18,7 +18,12 @@ from inverse_alignment.core.records import Comparison, Message, Prompt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Degenerate = Literal["empty after tokenisation", "identical after tokenisation", "longer than the context"]
+Degenerate = Literal[
+    "empty after tokenisation",
+    "identical after tokenisation",
+    "longer than the context",
+    "refused by the chat template",
+]
 DEGENERATE: tuple[Degenerate, ...] = get_args(Degenerate)
 TooLong = Literal["truncate", "drop"]
 _QUOTED = 60  # most characters of a prompt that an error repeats
@@ -253,13 +258,17 @@ def _written(tokenizer: PreTrainedTokenizerBase, messages: tuple[Message, ...]) 
         text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     except TemplateError as error:
         roles = ", ".join(m.role for m in messages)
-        raise UserError(
+        raise RefusedConversation(
             f"the chat template does not accept a conversation of {roles}: {error}",
             where=f"chat template, at the conversation that ends in {_beginning(messages[-1].content)!r}",
             fix="leave such conversations out of the data, or give the checkpoint another template",
         ) from error
     assert isinstance(text, str)  # one conversation gives one text
     return text
+
+
+class RefusedConversation(UserError):
+    """A chat template does not accept the roles of a conversation, or their order."""
 
 
 def _beginning(text: str) -> str:

@@ -108,6 +108,11 @@ class Words:
         return EncodedText(tuple(len(w) for w in answer[: self.limit]), truncated=len(answer) > self.limit)
 
 
+def asked(prompt: str | Prompt) -> Prompt:
+    """A prompt, of one user turn if it is a text."""
+    return Prompt.from_text(prompt) if isinstance(prompt, str) else prompt
+
+
 def pair(
     prompt: str | Prompt,
     chosen: str = "yes",
@@ -121,32 +126,33 @@ def pair(
 ) -> Comparison:
     """A comparison named `dataset/number`."""
     origin = Provenance(dataset=dataset, original_id=str(number), split=split, **provenance)
-    asked = Prompt.from_text(prompt) if isinstance(prompt, str) else prompt
     return Comparison(
-        prompt=asked, chosen=chosen, rejected=rejected, weight=weight, soft_label=soft_label, provenance=origin
+        prompt=asked(prompt), chosen=chosen, rejected=rejected, weight=weight, soft_label=soft_label, provenance=origin
     )
 
 
-def prompt_only(prompt: str, dataset: str = "prompts", number: int | str = 1, split: Split | None = None) -> PromptOnly:
+def prompt_only(
+    prompt: str | Prompt, dataset: str = "prompts", number: int | str = 1, split: Split | None = None
+) -> PromptOnly:
     """A prompt without an answer."""
     origin = Origin(dataset=dataset, original_id=str(number), split=split)
-    return PromptOnly(prompt=Prompt.from_text(prompt), provenance=origin)
+    return PromptOnly(prompt=asked(prompt), provenance=origin)
 
 
 def demonstration(
-    prompt: str, response: str = "thus", dataset: str = "shown", number: int | str = 1, source: str = "coach"
+    prompt: str | Prompt, response: str = "thus", dataset: str = "shown", number: int | str = 1, source: str = "coach"
 ) -> Demonstration:
     """An answer worth imitating."""
     origin = Authorship(dataset=dataset, original_id=str(number), source=source)
-    return Demonstration(prompt=Prompt.from_text(prompt), response=response, provenance=origin)
+    return Demonstration(prompt=asked(prompt), response=response, provenance=origin)
 
 
 def judgement(
-    prompt: str, response: str = "so", label: bool = True, dataset: str = "judged", number: int | str = 1
+    prompt: str | Prompt, response: str = "so", label: bool = True, dataset: str = "judged", number: int | str = 1
 ) -> Judgement:
     """An answer that somebody called good or bad."""
     origin = Authorship(dataset=dataset, original_id=str(number))
-    return Judgement(prompt=Prompt.from_text(prompt), response=response, label=label, provenance=origin)
+    return Judgement(prompt=asked(prompt), response=response, label=label, provenance=origin)
 
 
 FILLER = [pair(f"filler number {i}", dataset="filler", number=i) for i in range(80)]

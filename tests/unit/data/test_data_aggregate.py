@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inverse_alignment.core.errors import UserError
-from inverse_alignment.core.records import SPLITS, Comparison, Demonstration, Judgement, PromptOnly, Provenance
+from inverse_alignment.core.records import (
+    SPLITS,
+    Comparison,
+    Demonstration,
+    Judgement,
+    Message,
+    Prompt,
+    PromptOnly,
+    Provenance,
+)
 from inverse_alignment.data.aggregate import (
     AggregateSettings,
     aggregate,
@@ -25,6 +34,7 @@ from inverse_alignment.data.decontamination import EvaluationPrompts
 from inverse_alignment.data.read import Dropped
 from inverse_alignment.data.sources import JsonlSource
 from inverse_alignment.data.splits import SplitShares
+from inverse_alignment.text.render import RefusedConversation
 from tests.unit.data.pooled import (
     FILLER,
     TRAIN_ONLY,
@@ -237,6 +247,39 @@ def test_demonstrations_and_judgements_are_tokenised_too_but_not_prompts():
     for name in ("shown", "judged"):
         assert dropped.statistics["others"][name]["dropped"] == {"longer than the context": 1}
     assert len(pooled(rows, TRAIN_ONLY, [Words(2)]).rows) == 6
+
+
+class TalksToUsers(Words):
+    """A tokenizer whose chat template takes prompts of one user turn and nothing else."""
+
+    def encode_pairs(self, comparisons):
+        self._refuse([each.prompt for each in comparisons])
+        return super().encode_pairs(comparisons)
+
+    def encode_texts(self, texts):
+        self._refuse([prompt for prompt, _ in texts])
+        return super().encode_texts(texts)
+
+    def _refuse(self, prompts):
+        if any(len(prompt.messages) > 1 for prompt in prompts):
+            raise RefusedConversation("the chat template does not accept it", where="chat template", fix="leave it out")
+
+
+@pytest.mark.parametrize("make", [pair, demonstration, judgement, prompt_only])
+def test_roles_that_a_template_refuses_cost_their_row_alone_where_bad_rows_are_dropped(make):
+    told = Prompt(messages=(Message(role="system", content="be brief"), Message(role="user", content="why")))
+    rows = [*FILLER, make(told, dataset="odd", number=7), make("hello", dataset="odd", number=8)]
+    with pytest.raises(UserError) as caught:
+        pooled(rows, TRAIN_ONLY, [Words(), TalksToUsers()])
+    assert caught.value.where == "row odd/7, chat template"
+    assert caught.value.fix == "leave it out, or set on_bad_row: drop"
+    with pytest.raises(UserError):
+        pooled(rows, TRAIN_ONLY, [TalksToUsers()], dropping={"filler"})
+    kept = pooled(rows, TRAIN_ONLY, [Words(), TalksToUsers()], dropping={"odd"})
+    assert [name for name in kept.ids if name.startswith("odd")] == ["odd/8"]
+    assert len(kept.rows) == len(FILLER) + 1
+    place = kept.statistics["datasets" if make is pair else "others"]["odd"]
+    assert place["dropped"] == {"refused by the chat template": 1}
 
 
 def test_every_tokenizer_must_see_a_difference():
