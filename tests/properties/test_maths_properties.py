@@ -362,6 +362,7 @@ ENTRIES: dict[str, Entry] = {
         2.3134640055214863,
         lambda c: token_label_loss(c.x, c.labels, c.mask, c.weights, c.certainty, 0.5),
         "columns",
+        learns=True,
     ),
     "overlap.prefix_f1": Entry(lambda: prefix_f1([1, 9, 2], [1, 2]), [0.0, 2 / 3, 0.5]),
 }

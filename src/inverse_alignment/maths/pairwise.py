@@ -57,9 +57,10 @@ def accuracy(chosen: Tensor, rejected: Tensor) -> Tensor:
 def best_scale(chosen: Tensor, rejected: Tensor, largest: float = 100.0) -> float:
     """The inverse temperature b >= 0 that maximises `mean log σ(b (r_c - r_r))` of labelled pairs.
 
-    The mean is concave in b, and its slope `mean Δ σ(-b Δ)` falls: its zero is found by bisection. Where no finite b is
-    best (every pair ranked as labelled) the answer is `largest` divided by the mean absolute gap, which is also the
-    upper end of the search; where the labels run against the scores it is 0.
+    The mean is concave in b, and its slope `mean Δ σ(-b Δ)` falls: its zero is found by sixty bisections. Where no
+    finite b is best (every pair ranked as labelled) the answer is `largest` divided by the mean absolute gap, which is
+    also the upper end of the search, or where the slope becomes too small for a float if that is less; where the labels
+    run against the scores it is 0.
 
     Raises:
         ValueError: there are no pairs, or every gap is zero.

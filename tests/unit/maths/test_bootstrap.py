@@ -39,6 +39,11 @@ def test_a_mean_is_taken_in_double_precision():
     assert mean_interval(torch.tensor([2.0**24, 1.0, 1.0]), 0).mean == (2**24 + 2) / 3
 
 
+def test_no_values_have_no_mean():
+    with pytest.raises(ValueError, match="no values"):
+        mean_interval(torch.zeros(0), 0)
+
+
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=8), st.floats(-5, 5), st.floats(0.1, 5))
 @settings(max_examples=20, deadline=None)
 def test_it_moves_and_stretches_with_its_values(numbers, shift, scale):

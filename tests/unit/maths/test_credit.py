@@ -87,6 +87,35 @@ def test_terminal_rewards_are_the_terminal_credit_less_the_price_of_kl():
     assert half.dtype == torch.bfloat16  # the type of the log-ratios, whatever the scores' is
 
 
+def test_the_price_of_kl_is_in_the_type_of_the_log_ratios():
+    ratios = torch.zeros(2, 3, dtype=torch.bfloat16)
+    assert penalised(MASK.double(), ratios, MASK, 0.1).dtype == torch.bfloat16
+
+
+def test_shares_are_computed_in_the_type_of_the_scores():
+    scores, eighths = SCORES.double(), torch.tensor([[0.125, 0.5, 2.0, 1.375], [0.75, -1.25, 4.0, 0.25]])
+    for method in (
+        lambda numbers: redistributed_credit(numbers, scores, MASK, 0.3),
+        lambda numbers: potential_credit(scores, numbers[:, 1:], MASK, 0.3),
+        lambda numbers: token_credit(numbers[:, 1:], scores, MASK, 0.3),
+    ):
+        assert torch.equal(method(eighths), method(eighths.double()))
+    ones = torch.tensor([[2.0**24, 1.0]])  # the sum of both is no float32
+    credit = attention_credit(torch.ones(1).double(), ones, torch.ones(1, 2, dtype=torch.bool), 1.0)
+    assert credit.tolist() == [[2**24 / (2**24 + 1), 1 / (2**24 + 1)]]
+
+
+def test_a_potential_before_the_answer_is_worth_nothing():
+    potentials, mask = torch.tensor([[NAN, 2.0, 4.0]]), torch.tensor([[False, True, True]])
+    credit = potential_credit(torch.tensor([6.0]), potentials, mask, 0.5)
+    assert credit.tolist() == [[0.0, 0.0, 2.0]]  # ½ · 4 - 2, 0 - 4 + 6
+
+
+def test_final_positions_are_found_where_the_mask_is():
+    with torch.device("meta"):  # where tensors go that are told nothing
+        assert final_positions(MASK).tolist() == [2, 0]
+
+
 def test_an_answer_without_tokens_is_refused():
     mask = torch.tensor([[True, True], [False, False]])
     for call in (

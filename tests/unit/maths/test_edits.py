@@ -138,6 +138,12 @@ def test_the_loss_is_least_where_the_model_is_as_sure_as_the_pair(label, certain
     assert min(nearby) > loss([[best]], [[label]], certainty=(certainty,)).item()
 
 
+def test_nothing_is_learned_where_nothing_counts():
+    g = torch.tensor([[2.0, float("nan")]], requires_grad=True)
+    loss(g, [[GOOD, BAD]], [[True, False]]).backward()
+    assert g.grad[0].tolist() == pytest.approx([-1 / (1 + math.exp(2)), 0.0])
+
+
 def test_every_label_pulls_its_own_way():
     g = torch.zeros(1, 3, requires_grad=True)
     loss(g + torch.tensor([[0.0, 0.0, 0.5]]), [[GOOD, BAD, NEUTRAL]]).backward()

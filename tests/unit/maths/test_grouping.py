@@ -33,3 +33,10 @@ def test_against_the_definitions(table):
 def test_a_value_without_a_group_is_refused():
     with pytest.raises(ValueError, match="argument"):
         group_means(np.array([1.0, 2.0]), ["a"])
+
+
+def test_means_are_taken_in_double_precision():
+    values, groups = np.array([2.0**24, 1.0, 1.0], dtype=np.float32), ["a"] * 3
+    assert group_means(values, groups).tolist() == [(2**24 + 2) / 3]
+    variance = within_group_variance(np.array([2.0**12, 1.0, 1.0], dtype=np.float32), groups)
+    assert variance == (2**12 - 1) ** 2 / 3 and type(variance) is float

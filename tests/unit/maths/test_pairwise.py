@@ -57,6 +57,13 @@ def test_the_options_of_the_loss_are_off_unless_asked_for():
     assert bradley_terry_loss(*pair).item() == pytest.approx(math.log(1 + math.exp(-1)))
 
 
+def test_centring_is_about_the_sum_of_the_scores():
+    # sums 3 and -1, gaps 1 and 1 of margin 1: log 2, and ½ (9 + 1) / 2
+    chosen, rejected, ones = row(2.0, 0.0), row(1.0, -1.0), row(1.0, 1.0)
+    centred = bradley_terry_loss(chosen, rejected, ones, ones, ones, centring=0.5)
+    assert centred.item() == pytest.approx(math.log(2) + 2.5)
+
+
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=1, max_size=8))
 @settings(max_examples=40, deadline=None)
 def test_accuracies_of_labels_and_of_their_contrary_sum_to_one(pairs):
@@ -76,7 +83,7 @@ def test_the_bound_of_a_gain_of_two_pairs(confidence, low):
     found = paired_gain(row(1.0, 3.0), row(1.0, 1.0), confidence, 2001, 0)
     assert found.low == low and found.mean == 1.0 and found.pairs == 2
     z = {0.9: 1.2815515655446004, 0.6: 0.2533471031357997, 0.2: -0.8416212335729143}[confidence]
-    assert found.detectable == pytest.approx(z + 0.8416212335729143)  # sd √2 over √2
+    assert found.detectable == pytest.approx(z + 0.8416212335729143, rel=1e-12)  # sd √2 over √2
 
 
 def test_more_pairs_show_smaller_gains():
@@ -103,6 +110,19 @@ def test_a_scale_is_sought_in_double_precision():
     gaps = torch.tensor([2.0**-20, 2.0**-20, 2.0**-20, -(2.0**-20)])
     assert best_scale(1 + 0 * gaps, 1 - gaps) == pytest.approx(math.log(3) * 2**20, rel=1e-9)
     assert best_scale(row(1.0, 0.0), row(0.0, 1.0)) == pytest.approx(0.0, abs=1e-12)  # as often wrong as right
+
+
+@pytest.mark.parametrize("places", [33, 43])
+def test_a_scale_is_the_best_one_cut_off_after_sixty_binary_places_of_the_range(places):
+    # log 3 again, of a range so large that a float holds every place; what is cut off depends on the number of halvings
+    found = best_scale(row(1.0, 1.0, 1.0, 0.0), row(0.0, 0.0, 0.0, 1.0), 2.0 ** (60 - places))
+    assert found == math.floor(math.log(3) * 2**places) / 2**places
+
+
+def test_a_slope_too_small_for_a_float_counts_as_none():
+    # one gap of 1 among ten: the range ends at 1000, and the slope at log of the largest float or of its inverse
+    found = best_scale(row(1.0, *[0.0] * 9), row(*[0.0] * 10))
+    assert 709 < found < 746
 
 
 @pytest.mark.parametrize("largest", [100.0, 7.0])
