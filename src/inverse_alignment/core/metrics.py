@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Protocol
 
@@ -69,14 +70,22 @@ class FileReport:
 
 
 def truncate_metrics(path: Path, step: int) -> None:
-    """Drop the rows after `step`, and a last one that was cut short: a resumed stage writes them again."""
+    """Drop the rows after `step`, and all from one that is damaged or cut short: a resumed stage writes them again."""
     if not path.exists():
         return
     *whole, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    kept = [line for line in whole if json.loads(line)["step"] <= step]
+    kept = [line for line in takewhile(_is_row, whole) if json.loads(line)["step"] <= step]
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
     temporary.rename(path)  # never half a file, whenever we are killed
+
+
+def _is_row(line: str) -> bool:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(row, dict) and isinstance(row.get("step"), int)
 
 
 def read_metrics(path: Path) -> list[dict[str, float | None]]:

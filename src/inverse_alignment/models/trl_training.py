@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 import warnings
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from inverse_alignment.core import checkpoint
 from inverse_alignment.core.metrics import METRICS_EVERY, Report, Stopped, truncate_metrics
@@ -130,8 +130,8 @@ class Reporting(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Make the checkpoint valid; only then remove older ones."""
         folder = self._partial / f"checkpoint-{state.global_step}"
-        checkpoint.seal(folder)
-        checkpoint.prune(self._partial, state.global_step)
+        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nobody reads
+        checkpoint.adopt(self._partial, state.global_step)
         self._saved = time.monotonic()
 
     def on_log(
@@ -162,8 +162,6 @@ def train(trainer: Trainer, partial: Path, report: Report, checkpoint_seconds: f
     trainer.remove_callback(PrinterCallback)  # its per-step dicts would drown the display; the report has the numbers
     resume = checkpoint.newest(partial)
     reached = int(resume.name.partition("-")[2]) if resume else 0
-    for damaged in [step for step in checkpoint.steps(partial) if step > reached]:
-        shutil.rmtree(partial / f"checkpoint-{damaged}")
     truncate_metrics(partial / "metrics.jsonl", reached)
     with quiet():  # the bar of each checkpoint's shards would drown the display
         result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)

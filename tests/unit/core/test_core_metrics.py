@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,6 +58,14 @@ def test_a_last_row_cut_short_is_dropped(tmp_path):
     path.write_bytes(whole.encode() + rest)
     truncate_metrics(path, 2)
     assert path.read_bytes() == whole.encode() + rest
+
+
+@pytest.mark.parametrize("damaged", ['{"step": \x00}', "[2]", '{"kl": 1}', ""])
+def test_what_follows_a_damaged_row_is_dropped_with_it(tmp_path, damaged):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1}}\n{damaged}\n{{"step": 2}}\n')
+    truncate_metrics(path, 2)
+    assert path.read_text() == '{"step": 1}\n'
 
 
 def test_killed_and_resumed_gives_the_same_bytes(tmp_path):
