@@ -1,6 +1,7 @@
 """Proximal policy optimisation against a reward model, with a critic and a reference.
 
-`iteration` reads top to bottom: answer, score, look, credit, update, steer.
+`iteration` reads top to bottom: answer, score, look, credit, update, steer. Several processes each do it on their own
+share of the rows, and what they found is put together again before anything depends on more than one row.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from inverse_alignment.core.batches import Sequences, TokenBatch
+from inverse_alignment.core.batches import Sequences, TokenBatch, length_groups
+from inverse_alignment.core.parallel import Alone, Group, contiguous, dealt
 from inverse_alignment.core.records import Prompt
 from inverse_alignment.core.seeding import derive_seed
 from inverse_alignment.generation.answers import Answer, Sampling, answer, batch_of
@@ -37,7 +39,7 @@ from inverse_alignment.models.adapters import (
     save_adapters,
 )
 from inverse_alignment.models.heads import ValueHead, ValueModel, load_optimizer, save_optimizer
-from inverse_alignment.models.log_probs import LOOK_TOKENS, Anchor, Head, compared, grouped, token_log_probs
+from inverse_alignment.models.log_probs import LOOK_TOKENS, Anchor, Head, compared, token_log_probs
 from inverse_alignment.optimise.credit import TokenScores, assign
 from inverse_alignment.optimise.settings import (
     AdaptiveKl,
@@ -67,6 +69,7 @@ class Learner:
         step: iterations done since the SFT policy, over all rounds.
         warmup: iterations left in which only the critic learns.
         tokens: padded tokens read at once in a forward pass.
+        group: the processes that share out the rows.
     """
 
     policy: PreTrainedModel
@@ -79,6 +82,7 @@ class Learner:
     step: int = 0
     warmup: int = 0
     tokens: int = LOOK_TOKENS
+    group: Group = field(default_factory=Alone)
 
 
 class Iteration(NamedTuple):
@@ -117,13 +121,19 @@ class Experience(NamedTuple):
 
 
 def new_learner(
-    policy: PreTrainedModel, sft: PreTrainedModel, config: PpoConfig, tokens: int = LOOK_TOKENS, seed: int = 0
+    policy: PreTrainedModel,
+    sft: PreTrainedModel,
+    config: PpoConfig,
+    tokens: int = LOOK_TOKENS,
+    seed: int = 0,
+    group: Group | None = None,
 ) -> Learner:
     """A learner at step 0: critic from the policy's trunk, reference at the SFT policy, fresh optimisers.
 
     Args:
         policy: what learns; with `config.lora`, the SFT policy again, which gets adapters.
         seed: of adapters.
+        group: the processes that share out the rows; each has its own copy of the same learner.
     """
     if config.lora is not None:
         add_adapters(policy, config.lora.rank, config.lora.alpha, config.lora.targets, seed)
@@ -140,6 +150,7 @@ def new_learner(
         kl_coefficient=config.kl.coefficient,
         warmup=config.value_warmup_steps,
         tokens=tokens,
+        group=group or Alone(),
     )
 
 
@@ -181,13 +192,15 @@ def iteration(
         FloatingPointError: a reward, loss or gradient is not finite; no optimiser has stepped on it.
     """
     # answer
+    group, mine = learner.group, contiguous(learner.group, len(prompts))
     seeds = [derive_seed("ppo", seed, prompt.key, learner.step, row) for row, prompt in enumerate(prompts)]
-    answers = answer(learner.policy, tokenizer, prompts, seeds, sampling)
+    written = answer(learner.policy, tokenizer, prompts[mine], seeds[mine], sampling)
+    answers = [Answer(**row) for row in group.gather([vars(one) for one in written])]
     batch = batch_of(answers, tokenizer.pad_token_id, learner.policy.device)
     mask = batch.response_mask
 
     # score
-    scores = score(prompts, [given.text for given in answers])
+    scores = np.array(group.gather(score(prompts[mine], [one.text for one in written]).tolist()))
     _require_scores(scores, answers, learner.step)  # clipping would make an infinite one look sane
     ended = np.array([given.ended for given in answers])
     shaped = np.clip(scores, -config.score_clip, config.score_clip) - config.missing_eos_penalty * ~ended
@@ -197,7 +210,9 @@ def iteration(
 
     # credit
     given = torch.as_tensor(shaped, dtype=torch.float32, device=mask.device)
-    credit = assign(config.credit, given, mask, prompts, answers, tokens, config.gamma)
+    credit = torch.zeros(mask.shape, device=mask.device)
+    credit[mine] = assign(config.credit, given[mine], mask[mine], prompts[mine], written, tokens, config.gamma)
+    group.add(credit)
     rewards = penalised(credit, view.log_probs - view.ref_log_probs, mask, learner.kl_coefficient)
     estimate = generalised_advantages(rewards, view.values, mask, config.gamma, config.lam)
     require_finite(estimate.advantages[mask], "advantage", f"iteration {learner.step}")
@@ -230,7 +245,7 @@ def look(learner: Learner, batch: TokenBatch, temperature: float) -> View:
     policy, sft = Head(learner.policy), Head(*learner.sft)
     moving = None if learner.reference == learner.sft else Head(*learner.reference)
     found = torch.zeros((len(View._fields), *batch.response_mask.shape), device=batch.response_ids.device)
-    for index in grouped(batch, learner.tokens):
+    for index in _groups(learner, batch):
         sequences = Sequences.of(batch.rows(index))
         states = policy.states(sequences)
         mine = compared((policy, sft), [states, sft.states(sequences)], sequences.targets, temperature)
@@ -242,6 +257,7 @@ def look(learner: Learner, batch: TokenBatch, temperature: float) -> View:
         view = View(mine.log_probs, reference, mine.ref_log_probs, mine.kl, mine.entropy, values)
         for place, numbers in enumerate(view):
             found[place, index, :width] = sequences.spread(numbers)
+    learner.group.add(found)
     return View(*found)
 
 
@@ -370,7 +386,7 @@ def _require_scores(scores: np.ndarray, answers: Sequence[Answer], step: int) ->
 def _update_minibatch(
     learner: Learner, part: Experience, config: PpoConfig, frozen: bool, where: str
 ) -> dict[str, float]:
-    """One step of each optimiser, from gradients summed over groups of rows.
+    """One step of each optimiser, from gradients summed over groups of rows and over processes.
 
     A group's loss is weighted by its share of the minibatch's tokens, so that the groups' gradients add up to that of
     the whole minibatch.
@@ -380,15 +396,30 @@ def _update_minibatch(
     head = Head(learner.policy)
     total = part.batch.response_mask.sum()
     measured: dict[str, Tensor] = {}
-    for index in grouped(part.batch, learner.tokens):
+    for index in _groups(learner, part.batch):
         group = _rows(part, index)
         share = group.batch.response_mask.sum() / total
         for name, value in _backward(learner, head, group, config, frozen, share, where).items():
             measured[name] = measured.get(name, 0.0) + share * value
+    gradients = [*_gradients(learner.value_optimizer), *_gradients(learner.policy_optimizer)]
+    learner.group.add(*measured.values(), *gradients)
     norms = _step(learner.value, learner.value_optimizer, config.max_grad_norm, "value_grad_norm", where)
     if not frozen:
         norms |= _step(learner.policy, learner.policy_optimizer, config.max_grad_norm, "policy_grad_norm", where)
     return {**{name: float(value) for name, value in measured.items()}, **norms}
+
+
+def _groups(learner: Learner, batch: TokenBatch) -> list[Tensor]:
+    """The rows that this process reads, in groups of like length, each at most `learner.tokens` wide and high."""
+    lengths = batch.attention_mask.sum(-1).tolist()
+    mine = dealt(learner.group, lengths)
+    groups = length_groups([lengths[row] for row in mine], learner.tokens)
+    return [torch.tensor([mine[place] for place in places], device=batch.response_ids.device) for places in groups]
+
+
+def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    weights = [weight for settings in optimizer.param_groups for weight in settings["params"]]
+    return [weight.grad for weight in weights if weight.grad is not None]
 
 
 def _backward(
