@@ -22,6 +22,7 @@ from inverse_alignment.core.context import RuntimeConfig
 from inverse_alignment.core.errors import UserError, nearest
 from inverse_alignment.data.aggregate import AggregateSettings
 from inverse_alignment.data.sources import JsonlSource, SourceConfig, TableSource
+from inverse_alignment.generation.settings import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, VllmGeneration
 from inverse_alignment.models.specs import CheckpointModel, InitialisedModel, ModelSpec
 from inverse_alignment.optimise.settings import PpoConfig
 from inverse_alignment.stages.evaluate import EvaluationConfig
@@ -122,6 +123,13 @@ class PipelineConfig(Section):
         TrackingConfig(), description="where runs are recorded", json_schema_extra=NOT_IDENTITY
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _ppo_samples_itself(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            _refuse_ppo_generation(values.get("ppo"), "ppo")
+        return values
+
     @model_validator(mode="after")
     def _every_split_is_used(self) -> PipelineConfig:
         for split, share in self.data.aggregate.shares:
@@ -148,8 +156,10 @@ class PipelineConfig(Section):
                 )
         _check_demonstrations(self)
         _check_answers(self, ("reference_sample", "rollout", "ppo", "evaluation"), "")
+        _check_vllm(self, ("reference_sample", "rollout", "evaluation"), "")
         for name in self.arms:
             _check_answers(self.for_arm(name), tuple(self.arms[name]), f"arms.{name}.")
+            _check_vllm(self.for_arm(name), tuple(self.arms[name]), f"arms.{name}.")
         return self
 
     def for_arm(self, name: str) -> PipelineConfig:
@@ -174,6 +184,7 @@ class PipelineConfig(Section):
                     where=f"arms.{name}.{section}",
                     fix="write what differs, for example {type: random}",
                 )
+        _refuse_ppo_generation(overrides.get("ppo"), f"arms.{name}.ppo")
         fields = type(self).model_fields
         sections = {
             key: validate(fields[key].annotation, merge(_plain(getattr(self, key)), override), f"arms.{name}.{key}")
@@ -225,6 +236,32 @@ def _check_answers(config: PipelineConfig, sections: Sequence[str], prefix: str)
             f"{ppo.minibatches} minibatches do not divide a batch of {ppo.batch_size}",
             where=f"{prefix}ppo.minibatches",
             fix="choose a divisor of ppo.batch_size",
+        )
+
+
+def _check_vllm(config: PipelineConfig, sections: Sequence[str], prefix: str) -> None:
+    """Who is to be sampled by vLLM is sampled at a temperature that vLLM samples at."""
+    lowest, highest = LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE
+    for section in sections:
+        sampled = getattr(config, section)
+        if not isinstance(sampled, (RolloutConfig, EvaluationConfig)):
+            continue
+        if isinstance(sampled.generation, VllmGeneration) and not lowest <= sampled.temperature <= highest:
+            raise UserError(
+                f"vLLM samples at temperatures from {lowest:g} to {highest:g}, not at {sampled.temperature:g}",
+                where=f"{prefix}{section}.temperature",
+                fix="change it, or set generation of this section to {type: hf}",
+            )
+
+
+def _refuse_ppo_generation(ppo: Any, where: str) -> None:
+    """In place of "unknown key": who asks for it deserves the reason."""
+    if isinstance(ppo, Mapping) and "generation" in ppo:
+        raise UserError(
+            "PPO samples with the very policy that it trains, in this process: a vLLM server would need its weights "
+            "anew in every iteration, which is not supported",
+            where=f"{where}.generation",
+            fix="remove it; reference_sample, rollout and evaluation, whose policies are frozen, take generation",
         )
 
 

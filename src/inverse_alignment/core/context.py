@@ -11,6 +11,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from inverse_alignment.core.metrics import Report
 
 
+class VllmRuntime(BaseModel):
+    """How the servers of `generation: vllm` are run. Bears no identity, like all of `RuntimeConfig`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    executable: str = Field("vllm", min_length=1, description="vLLM's program, a path or a name on the path")
+    memory_share: float = Field(0.9, gt=0, le=1, description="share of a GPU's memory that the server takes")
+    gpus: int = Field(1, ge=1, description="GPUs that the model is spread over")
+    start_seconds: float = Field(600, gt=0, description="longest wait until the server is up")
+    answer_seconds: float = Field(600, gt=0, description="longest wait for one answer")
+
+
 class RuntimeConfig(BaseModel):
     """Where and how stages run. Bears no identity: changing it reuses what is there."""
 
@@ -26,6 +38,7 @@ class RuntimeConfig(BaseModel):
         16_384, ge=1, description="padded tokens that PPO reads at once; a larger minibatch takes several passes"
     )
     checkpoint_seconds: float = Field(60, gt=0, description="least seconds between two checkpoints of a long stage")
+    vllm: VllmRuntime = Field(VllmRuntime(), description="servers of generation: vllm")
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from inverse_alignment.core.records import Prompt
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+class Generate(Protocol):
+    """A policy that answers prompts, wherever it runs."""
+
+    def __call__(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> Iterator[list[int]]:
+        """One sampled answer per prompt and seed, all as token ids; in order, as they become known.
+
+        An answer ends with the end token, which counts as part of it, or is as long as it may be.
+        """
 
 
 class Score(Protocol):

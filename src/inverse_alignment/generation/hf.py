@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -84,3 +85,34 @@ def sample(
 def ended(batch: TokenBatch, end_token: int) -> Tensor:
     """Whether each answer holds the end token, (b,) bool."""
     return ((batch.response_ids == end_token) & batch.response_mask).any(-1)
+
+
+@dataclass(frozen=True)
+class HfGenerate:
+    """`Generate` by a model in this process: row i depends on prompts[i] and seeds[i] alone, up to rounding.
+
+    Attributes:
+        rows: sampled at once; changes nothing but speed and memory.
+    """
+
+    model: PreTrainedModel
+    max_new_tokens: int
+    temperature: float
+    end_token: int
+    pad_token: int
+    rows: int
+
+    def __call__(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> Iterator[list[int]]:
+        """See `core.protocols.Generate`."""
+        for start in range(0, len(prompts), self.rows):
+            batch = sample(
+                self.model,
+                prompts[start : start + self.rows],
+                seeds[start : start + self.rows],
+                max_new_tokens=self.max_new_tokens,
+                temperature=self.temperature,
+                end_token=self.end_token,
+                pad_token=self.pad_token,
+            )
+            for tokens, mask in zip(batch.response_ids, batch.response_mask, strict=True):
+                yield tokens[mask].tolist()

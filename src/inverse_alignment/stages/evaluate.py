@@ -13,6 +13,7 @@ from pydantic import Field
 
 from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.context import StageContext
+from inverse_alignment.generation.settings import GenerationConfig, HfGeneration
 
 
 class TextWorldGold(Section):
@@ -37,6 +38,7 @@ class EvaluationConfig(Section):
     samples: int = Field(8, ge=1, description="answers per prompt")
     temperature: float = Field(1.0, gt=0, description="sampling temperature")
     max_new_tokens: int = Field(64, ge=1, description="longest answer in policy tokens")
+    generation: GenerationConfig = Field(HfGeneration(), description="who samples: this process, or a vLLM server")
     shown_prompts: int = Field(4, ge=0, description="prompts whose answers the report shows")
 
 
@@ -56,16 +58,17 @@ def build(inputs: Mapping[str, Path], config: EvaluateStage, context: StageConte
     from inverse_alignment.models.loading import pick_device
     from inverse_alignment.models.reward_scores import load_calibrated
 
-    device, rows = pick_device(context.runtime.device), context.runtime.scoring_rows
     gold = _gold(config.evaluation)
+    test = read_split(inputs["preferences"], "test")
+    # before any other model is loaded: a vLLM server may want the device to itself
+    fresh = _fresh_rollouts([pair.prompt for pair in test], inputs, config, context)
+    device, rows = pick_device(context.runtime.device), context.runtime.scoring_rows
     models = {
         name: load_calibrated(inputs[name], device, config.reward_context, rows)
         for name in ("reward", "audit", "reward_before")
         if name in inputs
     }
     reward, audit = models["reward"], models.get("audit")
-    test = read_split(inputs["preferences"], "test")
-    fresh = _fresh_rollouts([pair.prompt for pair in test], inputs, config, context)
     scores = _scores(reward, fresh)
     measured = {**_of_policy(fresh, scores, gold, context.seed), **_offline(test, reward.scorer)}
     measured |= _of_audit(fresh, scores, test, audit, context.seed)
@@ -89,21 +92,17 @@ def _gold(config: EvaluationConfig) -> Any:
 
 
 def _fresh_rollouts(prompts: Any, inputs: Mapping[str, Path], config: EvaluateStage, context: StageContext) -> Any:
-    from inverse_alignment.generation.answers import Sampling, choose_prompts, roll_out
-    from inverse_alignment.models.loading import load_policy, pick_device, place
-    from inverse_alignment.text.tokenizers import load_tokenizer
+    from inverse_alignment.generation.answers import Sampling, choose_prompts
+    from inverse_alignment.generation.rollouts import ask, roll_out
 
-    device = pick_device(context.runtime.device)
     evaluation = config.evaluation
     return roll_out(
-        place(load_policy(inputs["policy"]), device).eval(),
-        place(load_policy(inputs["reference"]), device).eval(),
-        load_tokenizer(inputs["policy"]).tokenizer,
-        choose_prompts(prompts, evaluation.prompts, context.seed),
-        evaluation.samples,
-        context.seed,
+        inputs["policy"],
+        inputs["reference"],
+        ask(choose_prompts(prompts, evaluation.prompts, context.seed), evaluation.samples, context.seed),
+        evaluation.generation,
         Sampling(evaluation.max_new_tokens, evaluation.temperature, config.context, context.runtime.generation_rows),
-        context.report.progress,
+        context,
     )
 
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.context import StageContext
 from inverse_alignment.core.records import Split
+from inverse_alignment.generation.settings import GenerationConfig, HfGeneration
 
 
 class RolloutConfig(Section):
@@ -23,6 +24,7 @@ class RolloutConfig(Section):
     samples: int = Field(4, ge=1, description="answers per prompt")
     max_new_tokens: int = Field(64, ge=1, description="longest answer in policy tokens")
     temperature: float = Field(1.0, gt=0, description="divides the logits; 1 samples the policy itself")
+    generation: GenerationConfig = Field(HfGeneration(), description="who samples: this process, or a vLLM server")
 
 
 class RolloutStage(Section):
@@ -36,24 +38,18 @@ def build(inputs: Mapping[str, Path], config: RolloutStage, context: StageContex
     """Write `rollouts.jsonl`, one `Rollout` a line."""
     from inverse_alignment.core.records import write_jsonl
     from inverse_alignment.data.aggregate import read_prompts
-    from inverse_alignment.generation.answers import Sampling, choose_prompts, roll_out
-    from inverse_alignment.models.loading import load_policy, pick_device, place
-    from inverse_alignment.text.tokenizers import load_tokenizer
+    from inverse_alignment.generation.answers import Sampling, choose_prompts
+    from inverse_alignment.generation.rollouts import ask, roll_out
 
-    device = pick_device(context.runtime.device)
-    policy = place(load_policy(inputs["policy"]), device).eval()
-    reference = place(load_policy(inputs["reference"]), device).eval()
     rollout = config.rollout
     prompts = read_prompts(inputs["preferences"], rollout.split)
     rollouts = roll_out(
-        policy,
-        reference,
-        load_tokenizer(inputs["policy"]).tokenizer,
-        choose_prompts(prompts, rollout.prompts, context.seed),
-        rollout.samples,
-        context.seed,
+        inputs["policy"],
+        inputs["reference"],
+        ask(choose_prompts(prompts, rollout.prompts, context.seed), rollout.samples, context.seed),
+        rollout.generation,
         Sampling(rollout.max_new_tokens, rollout.temperature, config.context, context.runtime.generation_rows),
-        context.report.progress,
+        context,
     )
     write_jsonl(context.out / "rollouts.jsonl", rollouts)
     count = len(rollouts)

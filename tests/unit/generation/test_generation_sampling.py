@@ -12,8 +12,10 @@ from scipy import stats
 from inverse_alignment.core.batches import Sequences, TokenBatch
 from inverse_alignment.core.records import Prompt
 from inverse_alignment.core.seeding import uniforms
-from inverse_alignment.generation.answers import answer, batch_of, choose_prompts, roll_out
+from inverse_alignment.generation.answers import answer, batch_of, choose_prompts, of_model
 from inverse_alignment.generation.hf import ended, inverse_cdf, sample
+from inverse_alignment.generation.rollouts import ask, judge
+from inverse_alignment.generation.rollouts import draw as answers_of
 from inverse_alignment.models.heads import ValueModel
 from inverse_alignment.models.log_probs import compare_with_reference
 from inverse_alignment.text.render import encode_prompt
@@ -205,22 +207,35 @@ def test_a_batch_with_inconsistent_shapes_or_an_empty_answer_cannot_be_built():
             TokenBatch(*broken)
 
 
+def rolled_out(policy, reference, progress=lambda done, total, unit: None):
+    sampling, tokenizer, asked = tiny.sampling(rows=3), tiny.tokenizer(), ask(tiny.PROMPTS, 2, 3)
+    answers = answers_of(of_model(policy, tokenizer, sampling), tokenizer, asked, sampling, progress)
+    return judge(policy, reference, tokenizer.pad_token_id, asked, answers, sampling, progress)
+
+
 def test_rollouts_report_log_probs_and_the_exact_kl(model):
     reference = tiny.policy(5, scale=20.0)
-    arguments = (tiny.tokenizer(), tiny.PROMPTS, 2, 3, tiny.sampling(rows=3), lambda done, total, unit: None)
-    rollouts = roll_out(model, reference, *arguments)
+    rollouts = rolled_out(model, reference)
     assert [(r.prompt.key, r.sample) for r in rollouts] == [(p.key, i) for p in tiny.PROMPTS for i in (0, 1)]
     assert rollouts[0].response != rollouts[1].response  # each sample has noise of its own
     assert all(r.kl_estimate > 0 and r.log_prob != pytest.approx(r.ref_log_prob) for r in rollouts)
-    own = roll_out(model, model, *arguments)
+    own = rolled_out(model, model)
     assert [r.response for r in own] == [r.response for r in rollouts]
     for r in own:
         assert r.kl_estimate == pytest.approx(0.0, abs=1e-5) and r.log_prob == pytest.approx(r.ref_log_prob, abs=1e-5)
     # Rolled out the other way round, the log-probabilities of equal answers change places.
-    other = roll_out(reference, model, *arguments)
+    other = rolled_out(reference, model)
     equal = [(a, b) for a, b in zip(rollouts, other, strict=True) if a.response == b.response]
     for a, b in equal:
         assert a.log_prob == pytest.approx(b.ref_log_prob, abs=1e-3)
+
+
+def test_rollouts_say_how_far_they_are(model, monkeypatch):
+    monkeypatch.setattr("inverse_alignment.generation.rollouts.TELL_EVERY", 3)
+    told = []
+    rolled_out(model, model, lambda *word: told.append(word))
+    counts = [(3, 8), (6, 8), (8, 8)]
+    assert told == [(*count, unit) for unit in ("answers", "answers compared") for count in counts]
 
 
 def test_chosen_prompts_are_distinct_and_do_not_depend_on_the_order_of_the_data():
