@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.resume.points import CHECKPOINT, REPORT, Call, Damage, HalfRemoved, Point, Skipped, Torn, TornRow
 from benchmarks.resume.project import OFTEN
@@ -49,8 +49,8 @@ def _ppo(name: str, point: Point, began: int | None, arm: str = "main", **more: 
     return Case(f"ppo: {name}", f"{arm}-s0-r1-ppo", (point,), began, **more)
 
 
-def _saved(step: int, when: str = "after") -> Call:
-    return Call(f"{CHECKPOINT}:save", step, when=when)  # type: ignore[arg-type]
+def _saved(step: int, when: Literal["before", "after"] = "after") -> Call:
+    return Call(f"{CHECKPOINT}:save", step, when=when)
 
 
 def _done(units: int) -> Call:
@@ -75,6 +75,7 @@ INSIDE = (
     _ppo("shared critic and adaptive KL, inside an epoch", Call(ADAMW, 14, when="after"), 2, arm="shared"),
     _ppo("adaptive KL, between iterations", _saved(3), 3, arm="hard"),
     _ppo("LoRA, inside an epoch", Call(ADAMW, 14, when="after"), 2, arm="lora-soft"),
+    _ppo("credit by a token head, inside an epoch", Call(ADAMW, 14, when="after"), 2, arm="token"),
     Case(
         "ppo: killed four times in a row",
         "main-s0-r1-ppo",
@@ -140,6 +141,7 @@ TRAINED = (
     *_trained("sft", "sft-s0"),
     *_trained("reward", "reward-s0"),
     *_trained("refresh", "main-s0-r1-refresh"),
+    *_trained("token head", "token-reward-s0")[:3],
     Case(
         "refresh: trained, while it is judged",
         "main-s0-r1-refresh",

@@ -39,6 +39,7 @@ ARMS: dict[str, dict[str, Any]] = {
         "selection": {"type": "none"},
         "ppo": {"lora": {"rank": 2, "alpha": 4.0}, "reference": {"type": "soft", "alpha": 0.2}},
     },
+    "token": {"selection": {"type": "none"}, "ppo": {"credit": {"type": "token"}}},
     "shared": {
         "selection": {"type": "none"},
         "ppo": {"critic": {"type": "shared"}, "kl": {"type": "adaptive", "target": 0.5, "horizon": 50}},
@@ -53,6 +54,7 @@ SMALL: dict[str, Any] = {  # differences from params.yaml
     "rounds": 2,
     "rollout": {"prompts": 8, "samples": 2, "max_new_tokens": 8},
     "refresh": {"pairs_seen": 140, "batch_size": 4, "gate": {"type": "off"}},
+    "token_reward": {"most_edited": 1.0, "epochs": 1, "batch_size": 5},
     "ppo": {
         "steps": 4,
         "batch_size": 8,

@@ -10,6 +10,8 @@ from benchmarks.resume.__main__ import summarise
 from benchmarks.resume.cases import CASES, CONTROLS, Case
 from benchmarks.resume.judge import Base, judge, straight
 from benchmarks.resume.points import CHECKPOINT, Call, Damage, Skipped
+from benchmarks.resume.project import graph, needed
+from inverse_alignment.core.artifact import list_files
 
 PPO = "lora-soft-s0-r1-ppo"
 BY_NAME = {case.name: case for case in (*CASES, *CONTROLS)}
@@ -38,6 +40,23 @@ def test_killed_it_ends_with_the_same_bytes(base, tmp_path, case):
     result = judge(case, base, tmp_path / "case")
     assert result.right, (result.faults, result.differing)
     assert result.kills == 1 and not result.differing
+
+
+def test_what_a_kill_of_ppo_leaves_is_safetensors_and_json(base, tmp_path):
+    kept = needed(graph(base.project), [PPO]) - {PPO}
+    project = base.project.clone(tmp_path, base.made, kept)
+    assert project.run(PPO, SWAPPED.kills).code == -9
+    partial = project.partial("ppo")
+    assert [path.name for path in sorted(partial.iterdir())] == [
+        "checkpoint-2",
+        "checkpoint-3",
+        "metrics.jsonl",
+        "samples.jsonl",
+    ]
+    state = {"adapters", "reference", "value", "policy_optimizer", "value_optimizer"}
+    assert list_files(partial / "checkpoint-3") == sorted(
+        ["seal.json", "state/state.json", *(f"state/{name}.safetensors" for name in state)]
+    )
 
 
 def test_a_resume_that_forgets_and_one_that_looks_at_no_hash_are_noticed(base, tmp_path):
