@@ -102,6 +102,7 @@ def run_job(config: PipelineConfig, report_dir: Path) -> None:
     _require_writable(report_dir)
     _require_device(config)
     plan = run_stage.plan(_flow(config), open_store(config.store))
+    _require_vllm(config, plan)
     counts = plan.counts()
     console.print(f"{len(plan.nodes)} stages: {counts['reuse']} reused, {len(plan.missing)} to run", highlight=False)
     comparison = _run_tracked(config, plan, console)
@@ -126,6 +127,20 @@ def _require_device(config: PipelineConfig) -> None:
         from inverse_alignment.models.loading import pick_device
 
         pick_device("cuda")
+
+
+def _require_vllm(config: PipelineConfig, plan: Plan) -> None:
+    """Refuse a vLLM that is not there before anything runs, if a stage that has to run samples by it."""
+    from inverse_alignment.generation.settings import VllmGeneration
+    from inverse_alignment.generation.vllm import find_program
+    from inverse_alignment.stages.evaluate import EvaluateStage
+    from inverse_alignment.stages.rollout import RolloutStage
+
+    for item in plan.missing:
+        match item.node.config:
+            case RolloutStage(rollout=sampled) | EvaluateStage(evaluation=sampled):
+                if isinstance(sampled.generation, VllmGeneration):
+                    find_program(config.runtime.vllm)
 
 
 @app.command()

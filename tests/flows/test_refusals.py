@@ -52,6 +52,9 @@ def command(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+VLLM = "generation={type: vllm, version: 0.32.0}"
+
+
 def refused(project: Path, *arguments: str) -> str:
     result = command(project, *arguments)
     assert result.returncode == 2, result.stdout + result.stderr
@@ -90,3 +93,17 @@ def test_k_beyond_the_pool_is_refused_before_any_training_and_loses_nothing(proj
     assert "100000 pairs" in error and "in the train split" in error
     assert sorted(list_files(project / "artifacts" / "tokenizers")) == before
     assert {path.name for path in (project / "artifacts").iterdir() if not path.name.startswith(".")} == {"tokenizers"}
+
+
+@pytest.mark.parametrize("section", ["reference_sample", "rollout", "evaluation"])
+def test_a_vllm_that_is_not_there_is_refused_before_anything_runs(project: Path, section: str) -> None:
+    text = refused(project, "run", "--set", f"{section}.{VLLM}", "--set", "runtime.vllm.executable=no-such-vllm")
+    assert "there is no program 'no-such-vllm'" in text and "runtime.vllm.executable" in text
+    assert not list((project / "artifacts").glob("[!.]*"))
+
+
+def test_a_vllm_that_nobody_asks_for_may_be_missing(project: Path) -> None:
+    result = command(project, "plan", "--set", f"rollout.{VLLM}", "--set", "runtime.vllm.executable=no-such-vllm")
+    assert result.returncode == 0, result.stderr  # a plan is free of charge, on any machine
+    unused = ("--set", "runtime.vllm.executable=no-such-vllm", "--set", "arms.random.selection.k=100000")
+    assert "100000 pairs" in refused(project, "run", *unused)  # what comes later is reached

@@ -346,12 +346,43 @@ def test_a_checkpoint_stage_needs_a_checkpoint_model(section, role):
     assert loaded(f"{section}={{type: checkpoint}}", f"models.{role}={{type: checkpoint, path: x}}")
 
 
+VLLM = "generation={type: vllm, version: 0.32.0}"
+
+
+@pytest.mark.parametrize("section", ["reference_sample", "rollout", "evaluation"])
+def test_vllm_samples_at_some_temperatures_only(section):
+    for temperature in (0.01, 2):
+        assert loaded(f"{section}.{VLLM}", f"{section}.temperature={temperature}")
+    for temperature in (0.009, 2.1):
+        assert loaded(f"{section}.temperature={temperature}")
+        assert place(refused(f"{section}.{VLLM}", f"{section}.temperature={temperature}")) == f"{section}.temperature"
+
+
+def test_so_does_the_vllm_of_an_arm():
+    hot = ("arms.random.rollout.temperature=3", f"arms.random.rollout.{VLLM}")
+    assert loaded(hot[0]) and loaded(hot[1])
+    assert place(refused(*hot)) == "arms.random.rollout.temperature"
+
+
+def test_vllm_needs_a_version():
+    assert place(refused("rollout.generation={type: vllm}")) == "rollout.generation.version"
+
+
+@pytest.mark.parametrize("where", ["ppo.generation", "arms.random.ppo.generation"])
+def test_ppo_is_not_sampled_by_vllm_and_the_reason_is_said(where):
+    error = refused(f"{where}={{type: vllm, version: 0.32.0}}")
+    assert place(error) == where
+    assert "its weights anew in every iteration" in error.what and "rollout" in error.fix
+
+
 # --- identity --------------------------------------------------------------------------------------------------------
 
 SAME = (
     "runtime.device=cpu",
     "runtime.threads=7",
     "runtime.generation_rows=3",
+    "runtime.vllm.executable=/opt/vllm/bin/vllm",
+    "runtime.vllm.gpus=2",
     "store=elsewhere",
     "tracking.mlflow_uri=",
     "tracking.experiment=x",
@@ -360,6 +391,8 @@ SAME = (
 OTHER = (
     "ppo.kl.coefficient=0.06",
     "ppo.minibatches=4",
+    "rollout.generation={type: vllm, version: 0.32.0}",
+    "evaluation.generation={type: vllm, version: 0.32.0}",
     "seeds=[1]",
     "rounds=2",
     "models.policy.heads=2",
@@ -379,6 +412,12 @@ def test_where_and_how_it_runs_bears_no_identity(override):
 @pytest.mark.parametrize("override", OTHER)
 def test_what_changes_results_bears_identity(override):
     assert loaded(override).digest() != loaded().digest()
+
+
+def test_another_vllm_is_another_identity():
+    one = "rollout.generation={{type: vllm, version: {}, dtype: {}}}"
+    values = (("0.32.0", "float32"), ("0.33.0", "float32"), ("0.32.0", "bfloat16"))
+    assert len({loaded(one.format(*value)).digest() for value in values}) == len(values)
 
 
 def test_a_path_inside_an_arm_bears_no_identity():

@@ -78,7 +78,8 @@ def _guard(command: Sequence[str]) -> int:
 
 
 def _end_with_owner(process: subprocess.Popen[bytes]) -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 1 << 10):  # not `sys.stdin`, whose lock this thread would hold when Python ends
+        pass
     os.killpg(0, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         process.wait(GRACE_SECONDS)
