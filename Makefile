@@ -32,6 +32,10 @@ test: setup ## the tests (minutes, CPU only)
 test-all: setup ## the tests and the slow checks
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
+.PHONY: mutation
+mutation: $(STAMP) ## change every function of maths in one place at a time: a test must fail (minutes)
+	@$(BIN)/python -m benchmarks.mutation
+
 .PHONY: check
 check: $(STAMP) ## ruff, the type checker and the import rules
 	@$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""Whether the tests of `maths` notice when it says something else."""
