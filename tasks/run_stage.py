@@ -30,8 +30,8 @@ from inverse_alignment.core.fingerprint import code_digest, fingerprint, identit
 from inverse_alignment.core.metrics import FileReport, never
 from inverse_alignment.core.store import Entry, Store
 from inverse_alignment.stages.registry import STAGES, StageSpec
-from tasks import external
-from tasks.signals import deferred_sigterm
+from tasks import external, launch
+from tasks.signals import GRACE_SECONDS, deferred_sigterm
 
 Stages = Mapping[str, StageSpec]
 PLANNED = ("pending", "node")  # schemes of the artifacts that `Graph` and `Plan` hand out
@@ -156,12 +156,19 @@ def ancestors(nodes: Sequence[Node], target: str) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Execute:
-    """Reuses what the store has and builds what it lacks, in this process."""
+    """Reuses what the store has and builds what it lacks, in this process or where the runtime's launcher says.
+
+    Raises:
+        UserError: the launcher cannot work.
+    """
 
     store: Store
     runtime: RuntimeConfig
     observers: tuple[Observer, ...] = ()
     stages: Stages = field(default_factory=lambda: STAGES)
+
+    def __post_init__(self) -> None:
+        launch.check(self.runtime)
 
     def run(self, node: Node) -> Artifact:
         """See `Driver.run`."""
@@ -205,18 +212,31 @@ class Execute:
                 observer.progress(node, done, total, unit, values)
 
         began = time.perf_counter()
-        if self.runtime.threads and "torch" in spec.packages:
-            importlib.import_module("torch").set_num_threads(self.runtime.threads)
-        stage = importlib.import_module(spec.module)
         inputs = {name: self.store.local(artifact) for name, artifact in node.inputs.items()}
-        with deferred_sigterm() if spec.resumes else nullcontext(never) as asked_to_stop:
+        launched = launch.launches(self.runtime, node.stage)
+        grace = launch.STOP_SECONDS + 2.0 if launched else GRACE_SECONDS
+        with deferred_sigterm(grace) if spec.resumes else nullcontext(never) as asked_to_stop:
             report = FileReport(live, listen, asked_to_stop)
-            metrics = stage.build(inputs, node.config, StageContext(out, partial, report, self.runtime, node.seed or 0))
+            context = StageContext(out, partial, report, self.runtime, node.seed or 0)
+            metrics: Mapping[str, Any]
+            if launched:
+                metrics = launch.build(spec.module, inputs, node.config, context, listen, asked_to_stop)
+            else:
+                metrics = _build_here(spec, inputs, node.config, context)
         if live.exists():
             shutil.copyfile(live, out / METRICS)  # a copy: killed before the artifact appears, its rows are still there
         facts = _circumstances(self.runtime, time.perf_counter() - began)
         (out / RUNTIME).write_text(json.dumps(facts, indent=1, sort_keys=True))
         return {name: _finite(value) for name, value in metrics.items()}
+
+
+def _build_here(
+    spec: StageSpec, inputs: Mapping[str, Path], config: Section, context: StageContext
+) -> Mapping[str, Any]:
+    if context.runtime.threads and "torch" in spec.packages:
+        importlib.import_module("torch").set_num_threads(context.runtime.threads)
+    metrics: Mapping[str, Any] = importlib.import_module(spec.module).build(inputs, config, context)
+    return metrics
 
 
 def why_to_run(store: Store, stage: str, of_node: Mapping[str, Any]) -> str:

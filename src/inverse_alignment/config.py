@@ -20,6 +20,7 @@ from inverse_alignment.core.artifact import canonical_json, sha256_text
 from inverse_alignment.core.configuration import NOT_IDENTITY, Section, identity_of
 from inverse_alignment.core.context import RuntimeConfig
 from inverse_alignment.core.errors import UserError, nearest
+from inverse_alignment.core.launchers import InProcess
 from inverse_alignment.data.aggregate import AggregateSettings
 from inverse_alignment.data.sources import JsonlSource, SourceConfig, TableSource
 from inverse_alignment.generation.settings import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, VllmGeneration
@@ -157,9 +158,11 @@ class PipelineConfig(Section):
         _check_demonstrations(self)
         _check_answers(self, ("reference_sample", "rollout", "ppo", "evaluation"), "")
         _check_vllm(self, ("reference_sample", "rollout", "evaluation"), "")
+        _check_shares(self, tuple(_SECTIONS), "")
         for name in self.arms:
             _check_answers(self.for_arm(name), tuple(self.arms[name]), f"arms.{name}.")
             _check_vllm(self.for_arm(name), tuple(self.arms[name]), f"arms.{name}.")
+            _check_shares(self.for_arm(name), tuple(self.arms[name]), f"arms.{name}.")
         return self
 
     def for_arm(self, name: str) -> PipelineConfig:
@@ -236,6 +239,33 @@ def _check_answers(config: PipelineConfig, sections: Sequence[str], prefix: str)
             f"{ppo.minibatches} minibatches do not divide a batch of {ppo.batch_size}",
             where=f"{prefix}ppo.minibatches",
             fix="choose a divisor of ppo.batch_size",
+        )
+
+
+_SECTIONS = {"sft": "sft", "reward": "reward_model", "token_reward": "token_reward", "refresh": "refresh", "ppo": "ppo"}
+"""Sections with a batch size, and the stages that they are for."""
+
+
+def _check_shares(config: PipelineConfig, sections: Sequence[str], prefix: str) -> None:
+    """The launcher's processes can share out every batch."""
+    launcher = config.runtime.launcher
+    if isinstance(launcher, InProcess):
+        return
+    processes = launcher.processes
+    for section in sections:
+        batch = getattr(getattr(config, section), "batch_size", None)
+        if batch is None or _SECTIONS.get(section) not in launcher.stages:
+            continue
+        if section == "ppo" and batch // config.ppo.minibatches < processes:
+            fix = f"at most {batch // config.ppo.minibatches}, the rows of a minibatch"
+        elif section != "ppo" and batch % processes:
+            fix = "choose a number that divides it"
+        else:
+            continue
+        raise UserError(
+            f"{processes} processes cannot share out {prefix}{section}.batch_size, which is {batch}",
+            where="runtime.launcher.processes",
+            fix=f"{fix}, or leave {_SECTIONS[section]} out of runtime.launcher.stages",
         )
 
 

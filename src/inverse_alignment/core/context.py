@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from inverse_alignment.core.launchers import InProcess, LauncherConfig
 from inverse_alignment.core.metrics import Report
 
 
@@ -38,6 +39,7 @@ class RuntimeConfig(BaseModel):
         16_384, ge=1, description="padded tokens that PPO reads at once; a larger minibatch takes several passes"
     )
     checkpoint_seconds: float = Field(60, gt=0, description="least seconds between two checkpoints of a long stage")
+    launcher: LauncherConfig = Field(InProcess(), description="what starts the stages that train")
     vllm: VllmRuntime = Field(VllmRuntime(), description="servers of generation: vllm")
 
 

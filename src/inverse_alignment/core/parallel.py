@@ -110,6 +110,20 @@ def group() -> Group:
     return Alone()
 
 
+def shares(of: Group, *mine: Tensor) -> list[float]:
+    """`n · x_i / Σ x_i` of each number, for n processes: 1 for one process.
+
+    Times this, means over the rows of each process have the mean over all rows as their mean, and so have gradients.
+    """
+    import torch
+
+    own = torch.stack([number.detach().float() for number in mine])
+    total = own.clone()
+    of.add(total)
+    shared: list[float] = (of.size * own / total).tolist()
+    return shared
+
+
 def contiguous(of: Group, rows: int) -> slice:
     """The share of some rows that this process works on, in one piece; the shares differ by at most one row."""
     return slice(rows * of.rank // of.size, rows * (of.rank + 1) // of.size)

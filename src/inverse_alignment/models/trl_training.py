@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +13,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from inverse_alignment.core import checkpoint
+from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.metrics import METRICS_EVERY, Report, Stopped, truncate_metrics
+from inverse_alignment.core.parallel import group
 from inverse_alignment.core.seeding import derive_seed
 from inverse_alignment.models.loading import quiet
 
@@ -97,6 +99,32 @@ def _bucketed(lengths: Sequence[int], batch: int, seed: int) -> list[int]:
     ]
 
 
+def shared_out(rows: list[R], given: dict[str, Any], silent: Callable[[R], R]) -> tuple[list[R], dict[str, Any]]:
+    """What the processes of this training present together: the same batches as one process, in equal shares.
+
+    The trainer gives the first process the first part of a batch, and so on. Only whole batches can be shared out like
+    this, so the last one is filled up.
+
+    Args:
+        rows: from `presented`, with its arguments.
+        silent: makes a row that counts for nothing.
+
+    Raises:
+        UserError: the batch cannot be shared out.
+    """
+    batch, processes = given["per_device_train_batch_size"], group().size
+    if processes == 1:
+        return rows, given
+    if batch % processes:
+        raise UserError(
+            f"a batch of {batch} cannot be shared out among {processes} processes",
+            where="runtime.launcher.processes",
+            fix="set a number that divides every batch_size",
+        )
+    filled = rows + [silent(rows[-1])] * (-len(rows) % batch)
+    return filled, {**given, "per_device_train_batch_size": batch // processes}
+
+
 def configure(kind: type[C], given: dict[str, Any]) -> C:
     """A TRL config. TRL's own defaults trip a deprecation of transformers that no user can act on."""
     with warnings.catch_warnings():
@@ -109,6 +137,7 @@ class Reporting(TrainerCallback):
 
     def __init__(self, report: Report, partial: Path, checkpoint_seconds: float) -> None:
         self._report, self._partial, self._seconds = report, partial, checkpoint_seconds
+        self._group = group()
         self._saved = time.monotonic()
 
     def on_step_end(
@@ -122,16 +151,18 @@ class Reporting(TrainerCallback):
         if state.global_step == state.max_steps:
             control.should_log = True
         elif state.global_step % METRICS_EVERY == 0:
-            stopping = self._report.stopping()
-            control.should_save = stopping or time.monotonic() - self._saved >= self._seconds
+            stopping = self._group.agree(self._report.stopping())
+            control.should_save = self._group.agree(stopping or time.monotonic() - self._saved >= self._seconds)
             control.should_training_stop = stopping
         return control
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Make the checkpoint valid; only then remove older ones."""
-        folder = self._partial / f"checkpoint-{state.global_step}"
-        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nobody reads
-        checkpoint.adopt(self._partial, state.global_step)
+        self._group.wait()  # each process adds its own state
+        if self._group.rank == 0:
+            folder = self._partial / f"checkpoint-{state.global_step}"
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nobody reads
+            checkpoint.adopt(self._partial, state.global_step)
         self._saved = time.monotonic()
 
     def on_log(
@@ -162,7 +193,8 @@ def train(trainer: Trainer, partial: Path, report: Report, checkpoint_seconds: f
     trainer.remove_callback(PrinterCallback)  # its per-step dicts would drown the display; the report has the numbers
     resume = checkpoint.newest(partial)
     reached = int(resume.name.partition("-")[2]) if resume else 0
-    truncate_metrics(partial / "metrics.jsonl", reached)
+    if group().rank == 0:
+        truncate_metrics(partial / "metrics.jsonl", reached)
     with quiet():  # the bar of each checkpoint's shards would drown the display
         result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if result.global_step < trainer.state.max_steps:

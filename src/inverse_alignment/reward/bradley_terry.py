@@ -14,9 +14,10 @@ from trl import RewardConfig, RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from inverse_alignment.core.metrics import Report
+from inverse_alignment.core.parallel import group, shares
 from inverse_alignment.core.records import Comparison
 from inverse_alignment.maths.pairwise import bradley_terry_loss
-from inverse_alignment.models.trl_training import configure, presented, train
+from inverse_alignment.models.trl_training import configure, presented, shared_out, train
 from inverse_alignment.text.render import encode_full
 
 if TYPE_CHECKING:
@@ -46,18 +47,28 @@ class WeightedRewardTrainer(RewardTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The loss of a batch whose first half are chosen and second half rejected sequences."""
+        """The loss of a batch whose first half are chosen and second half rejected sequences.
+
+        Of one process's part of a batch, the loss times its share: the mean over processes is that of the whole batch.
+        """
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
         chosen, rejected = outputs.logits.squeeze(-1).float().chunk(2)
-        loss = bradley_terry_loss(
-            chosen,
-            rejected,
-            inputs["weights"],
-            inputs["margin"] if self._pair_loss.use_margins else torch.zeros_like(chosen),
-            inputs["soft_labels"],
-            self._pair_loss.smoothing,
-            self._pair_loss.centring,
-        )
+        weights, settings = inputs["weights"], self._pair_loss
+        margins = inputs["margin"] if settings.use_margins else torch.zeros_like(chosen)
+        counts = weights > 0  # the others only fill up a batch that several processes share
+        by_weight, by_pair = shares(group(), weights.sum(), counts.sum())
+        if by_pair:
+            loss = by_weight * bradley_terry_loss(
+                chosen[counts],
+                rejected[counts],
+                weights[counts],
+                margins[counts],
+                inputs["soft_labels"][counts],
+                settings.smoothing,
+                settings.centring * by_pair / by_weight,
+            )
+        else:
+            loss = 0.0 * (chosen + rejected).sum()
         return (loss, outputs) if return_outputs else loss
 
 
@@ -111,7 +122,7 @@ def fit(
         partial: where checkpoints live; training goes on from the newest whole one.
     """
     lengths = [max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
-    rows, arguments = presented(rows, lengths, arguments)
+    rows, arguments = shared_out(*presented(rows, lengths, arguments), lambda row: {**row, "weight": 0.0})
     trainer = WeightedRewardTrainer(
         pair_loss=pair_loss,
         model=model,

@@ -16,11 +16,12 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
+from inverse_alignment.core import parallel
 from inverse_alignment.core.batches import length_groups, pad_right
 from inverse_alignment.core.metrics import Report
 from inverse_alignment.core.records import Comparison
 from inverse_alignment.maths.edits import BAD, GOOD, NEUTRAL, edit_labels, least_share, token_label_loss
-from inverse_alignment.models.trl_training import configure, presented, train
+from inverse_alignment.models.trl_training import configure, presented, shared_out, train
 from inverse_alignment.text.render import encode_full, encode_prompt, prompt_budget
 
 if TYPE_CHECKING:
@@ -41,16 +42,19 @@ class TokenTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The loss of a batch of answers."""
+        """The loss of a batch of answers.
+
+        Of one process's part of a batch, the loss times its share: the mean over processes is that of the whole batch.
+        """
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
-        loss = token_label_loss(
-            outputs.logits.squeeze(-1).float(),
-            inputs["token_labels"],
-            inputs["counts"],
-            inputs["weights"],
-            inputs["certainty"],
-            self._neutral_weight,
-        )
+        rewards, weights = outputs.logits.squeeze(-1).float(), inputs["weights"]
+        (by_token,) = parallel.shares(parallel.group(), (weights * inputs["counts"].sum(-1)).sum())
+        if by_token:
+            loss = by_token * token_label_loss(
+                rewards, inputs["token_labels"], inputs["counts"], weights, inputs["certainty"], self._neutral_weight
+            )
+        else:  # rows that only fill up a batch that several processes share
+            loss = 0.0 * rewards.sum()
         return (loss, outputs) if return_outputs else loss
 
 
@@ -129,6 +133,7 @@ def fit_token_head(
         partial: where checkpoints live; training goes on from the newest whole one.
     """
     rows, arguments = presented(rows, [len(row["input_ids"]) for row in rows], arguments)
+    rows, arguments = shared_out(rows, arguments, lambda row: {**row, "weight": 0.0})
     arguments = {name: value for name, value in arguments.items() if name != "max_length"}  # known to TRL alone
     trainer = TokenTrainer(
         neutral_weight=neutral_weight,

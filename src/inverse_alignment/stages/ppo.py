@@ -33,6 +33,7 @@ def build(inputs: Mapping[str, Path], config: PpoStage, context: StageContext) -
 
     from inverse_alignment.core import checkpoint
     from inverse_alignment.core.metrics import read_metrics, truncate_metrics
+    from inverse_alignment.core.parallel import group
     from inverse_alignment.models.loading import load_policy, place, save_model
     from inverse_alignment.optimise.ppo import plain_policy, save_learner
     from inverse_alignment.text.tokenizers import load_tokenizer
@@ -42,9 +43,12 @@ def build(inputs: Mapping[str, Path], config: PpoStage, context: StageContext) -
     where = resume / "policy" if resume else inputs["policy"]
     policy = load_policy(where if config.ppo.lora is None else inputs["reference"])  # adapters are in the state
     learner, first, reward_digest = _learner(policy, resume, inputs, config, context)
-    truncate_metrics(context.partial / "metrics.jsonl", learner.step)
-    truncate_metrics(context.partial / "samples.jsonl", learner.step)
+    if group().rank == 0:
+        truncate_metrics(context.partial / "metrics.jsonl", learner.step)
+        truncate_metrics(context.partial / "samples.jsonl", learner.step)
     _run(learner, tokenizer, first, reward_digest, inputs, config, context)
+    if group().rank:
+        return {}  # the first process has the same learner, and kept what was measured
     finished = plain_policy(learner, load_policy(inputs["reference"]))
     save_model(place(finished, "cpu"), tokenizer, context.out / "policy")
     save_learner(learner, context.out / "state", reward_digest)
@@ -61,12 +65,14 @@ def _learner(
     import json
 
     from inverse_alignment.core.artifact import external
+    from inverse_alignment.core.parallel import group
     from inverse_alignment.models.loading import load_policy, pick_device, place
     from inverse_alignment.optimise.ppo import load_learner, new_learner
 
     device = pick_device(context.runtime.device)
     sft = place(load_policy(inputs["reference"]), device)
-    learner = new_learner(place(policy, device), sft, config.ppo, context.runtime.training_tokens, context.seed)
+    tokens = context.runtime.training_tokens
+    learner = new_learner(place(policy, device), sft, config.ppo, tokens, context.seed, group())
     reward_digest = external("reward", inputs["reward"]).digest
     first = 0
     if "state" in inputs:
@@ -105,11 +111,12 @@ def _run(
         asked = prompts_of_step(prompts, learner.step, ppo.batch_size, context.seed)
         done = iteration(learner, tokenizer, asked, known, ppo, sampling, context.seed, known)
         context.report.log(learner.step, done.metrics)
-        if learner.step % ppo.samples_every == 0 or learner.step == first + ppo.steps:
+        writes = learner.group.rank == 0
+        if writes and (learner.step % ppo.samples_every == 0 or learner.step == first + ppo.steps):
             _keep_samples(context.partial / "samples.jsonl", learner.step, asked, done)
         context.report.progress(learner.step - first, ppo.steps, "steps")
-        stopping = context.report.stopping() and learner.step < first + ppo.steps
-        if stopping or time.monotonic() - saved >= runtime.checkpoint_seconds:
+        stopping = learner.group.agree(context.report.stopping()) and learner.step < first + ppo.steps
+        if writes and (stopping or time.monotonic() - saved >= runtime.checkpoint_seconds):
 
             def write(folder: Path) -> None:
                 if ppo.lora is None:

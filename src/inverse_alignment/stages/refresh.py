@@ -63,6 +63,7 @@ def build(inputs: Mapping[str, Path], config: RefreshStage, context: StageContex
     import json
     import shutil
 
+    from inverse_alignment.core.parallel import group
     from inverse_alignment.models.loading import load_reward_model, pick_device, place, save_model
     from inverse_alignment.models.reward_scores import RewardScorer, load_calibrated, save_calibration
     from inverse_alignment.text.tokenizers import load_tokenizer
@@ -72,6 +73,8 @@ def build(inputs: Mapping[str, Path], config: RefreshStage, context: StageContex
     tokenizer = load_tokenizer(inputs["reward"]).tokenizer
     model = place(load_reward_model(inputs["reward"]), device)
     trained = _train(model, tokenizer, inputs, config, context)
+    if group().rank:
+        return {}  # the first process has the same weights
     challenger = _calibrate(RewardScorer(model, tokenizer, config.context, rows), inputs)
     verdict = {
         **_judge(incumbent, challenger, inputs, config.refresh, context),

@@ -49,6 +49,7 @@ class RewardStage(Section):
 
 def build(inputs: Mapping[str, Path], config: RewardStage, context: StageContext) -> dict[str, Any]:
     """Write `model/`: a sequence classifier with one label, its tokenizer, and `calibration.json`."""
+    from inverse_alignment.core.parallel import group
     from inverse_alignment.core.records import Rollout, read_jsonl
     from inverse_alignment.data.aggregate import read_split
     from inverse_alignment.evaluation.reward_accuracy import longer_wins, score_pairs
@@ -60,6 +61,8 @@ def build(inputs: Mapping[str, Path], config: RewardStage, context: StageContext
     if isinstance(config.reward, TrainReward):
         pairs = read_split(inputs["preferences"], config.split)
         metrics = _train(model, tokenizer, pairs, config.reward, config.model.context, context)
+    if group().rank:
+        return {}  # the first process has the same weights
     scorer = RewardScorer(model, tokenizer, config.model.context, context.runtime.scoring_rows)
     sample = read_jsonl(inputs["reference_rollouts"] / "rollouts.jsonl", Rollout)
     calibration = Calibration.of(scorer([r.prompt for r in sample], [r.response for r in sample]))

@@ -52,6 +52,7 @@ class SftStage(Section):
 
 def build(inputs: Mapping[str, Path], config: SftStage, context: StageContext) -> dict[str, Any]:
     """Write `policy/`: a folder that plain transformers loads."""
+    from inverse_alignment.core.parallel import group
     from inverse_alignment.models.loading import load_policy, new_policy, pick_device, place, save_model
     from inverse_alignment.models.specs import InitialisedModel
     from inverse_alignment.text.tokenizers import load_tokenizer
@@ -66,6 +67,8 @@ def build(inputs: Mapping[str, Path], config: SftStage, context: StageContext) -
     metrics: dict[str, Any] = {}
     if isinstance(config.sft, TrainSft):
         metrics = _train(place(model, device), tokenizer, inputs["preferences"], config.sft, spec.context, context)
+    if group().rank:
+        return {}  # the first process has the same weights
     save_model(place(model, "cpu"), tokenizer, context.out / "policy")
     return {**metrics, "parameters": model.num_parameters()}
 

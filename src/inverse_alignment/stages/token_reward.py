@@ -39,6 +39,7 @@ def build(inputs: Mapping[str, Path], config: TokenRewardStage, context: StageCo
         UserError: no pair of the train split differs little enough.
     """
     from inverse_alignment.core.errors import UserError
+    from inverse_alignment.core.parallel import group
     from inverse_alignment.data.aggregate import read_split
     from inverse_alignment.models.loading import pick_device, place, save_model
     from inverse_alignment.models.token_heads import token_head_from_trunk
@@ -75,6 +76,8 @@ def build(inputs: Mapping[str, Path], config: TokenRewardStage, context: StageCo
         context.report,
         runtime.checkpoint_seconds,
     )
+    if group().rank:
+        return {}  # the first process has the same weights
     held_out = edit_rows(
         tokenizer, read_split(inputs["preferences"], "validation"), config.context, settings.most_edited
     )
