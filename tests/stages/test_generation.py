@@ -22,7 +22,7 @@ VLLM = VllmGeneration(version=fake_vllm.VERSION)
 
 @pytest.fixture
 def runtime(tmp_path):
-    program = tmp_path / "vllm"
+    program = tmp_path / "fake-vllm"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{fake_vllm.__file__}" "$@"\n')
     program.chmod(0o755)
     return chain.RUNTIME.model_copy(update={"vllm": VllmRuntime(executable=str(program), start_seconds=120)})
