@@ -89,7 +89,7 @@ class VllmGenerate:
         try:
             yield from pool.map(self._answer, prompts, seeds)
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=False)  # `map` has cancelled what was not begun
 
     def _answer(self, prompt: Sequence[int], seed: int) -> list[int]:
         sampler, address = self.sampler, self.address
