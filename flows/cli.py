@@ -144,11 +144,29 @@ def _require_vllm(config: PipelineConfig, plan: Plan) -> None:
 
 
 @app.command()
-def plan(params: Params = PARAMS, preset: Preset = None, overrides: Overrides = None) -> None:
-    """Say what a run would reuse, run and why, before anything is paid for.
+def plan(
+    params: Params = PARAMS,
+    preset: Preset = None,
+    overrides: Overrides = None,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="say instead what each stage needs on its device, and what would help")
+    ] = False,
+    device_memory: Annotated[
+        str | None, typer.Option("--device-memory", help="the same for a device that is not here", metavar="SIZE")
+    ] = None,
+) -> None:
+    """Say what a run would reuse, run and why, before anything is paid for; or what it needs in memory.
 
     Example: inverse-alignment plan --set ppo.kl.coefficient=0.1
+
+    Example: inverse-alignment plan --memory --device-memory 24GiB
     """
+    if memory or device_memory is not None:
+        from flows.memory import show
+
+        if not show(lambda more: _load(params, preset, [*(overrides or ()), *more]), _console(), device_memory):
+            raise typer.Exit(USER_ERROR)
+        return
     from rich import box
     from rich.table import Table
 
