@@ -141,12 +141,24 @@ def test_a_dtype_is_offered_for_checkpoints_alone(tmp_path: Path) -> None:
     )
     config.save_pretrained(folder)
     checkpoint = {"type": "checkpoint", "path": str(folder), "context": 128}
-    made = changes(loading(written(tmp_path)), gpu(MIB))[0]
-    load_ = loading(written(tmp_path, models={"policy": checkpoint, "reward": checkpoint}))
-    read = changes(load_, gpu(MIB))[0]
-    assert not [change for change in made if "dtype" in change.override]
-    assert {change.stage for change in read if "dtype" in change.override} == {"sft", "reward_model"}
-    assert totals(load_, ["models.policy.dtype=bfloat16"])["ppo"] == totals(load_)["ppo"]
+    one = {"batch_size": 1}
+    rows = {
+        "sft": {"type": "train", **one},
+        "reward": {"type": "train", **one},
+        "ppo": {**one, "minibatches": 1, "critic": {"type": "shared"}, "lora": {"rank": 1}},
+        "arms": {"only": {"selection": {"type": "none"}}},
+        "runtime": {"generation_rows": 1, "scoring_rows": 1, "training_tokens": 128},
+    }
+    load_ = loading(written(tmp_path, models={"policy": checkpoint, "reward": checkpoint}, **rows))
+    found, _ = changes(load_, gpu(totals(load_)["sft"] - 1))
+    assert "models.policy.dtype=bfloat16" in [change.override for change in found]
+    made = loading(written(tmp_path / "model", **rows))
+    found, _ = changes(made, gpu(totals(made)["sft"] - 1))
+    assert not [change for change in found if "dtype" in change.override]
+    for role, stage in (("policy", "sft"), ("reward", "reward_model")):
+        half = totals(load_, [f"models.{role}.dtype=bfloat16"])
+        assert half[stage] < totals(load_)[stage]
+        assert {name for name, total in half.items() if total != totals(load_)[name]} == {stage}
 
 
 def test_a_model_of_the_hub_that_is_not_here_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
