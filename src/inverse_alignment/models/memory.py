@@ -299,7 +299,6 @@ class Optimisation:
         tokens: padded tokens read at once.
         separate: whether the critic has a trunk of its own.
         moving: whether the reference moves, and so is another one than the SFT policy.
-        many: whether the optimiser steps on all weights in one go, as on a GPU.
         here: whether the device's memory is the machine's, so that what is made on the CPU needs it too.
     """
 
@@ -308,7 +307,6 @@ class Optimisation:
     tokens: int
     separate: bool
     moving: bool
-    many: bool
     here: bool
 
 
@@ -347,14 +345,12 @@ def ppo(
         scoring(reward, scored, width),
         looking(policy, writing, settings.batch, settings.tokens),
     ]
-    step = Phase("step", gradients=every, activations=max(trained.values()) * FLOAT if settings.many else 0)
     return Need(
         "ppo",
         kept,
         [
             *(Phase(phase.name, every, phase.activations, phase.cache) for phase in at_once),
             _update(policy, trained["value"], settings, writing),
-            step,
             *_ends(policy, kept, every, settings),
         ],
     )
