@@ -124,8 +124,11 @@ class Survival:
         if status == 0:
             self.alive.append(mutant.name)
             print(f"not noticed: {mutant.name}", flush=True)
+        elif os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+            self.problem = f"a process was killed from outside, testing {mutant.name}"
         elif os.WIFSIGNALED(status):
             self.stopped.append(mutant.name)
+            print(f"stopped by signal {os.WTERMSIG(status)}: {mutant.name}", flush=True)
         elif os.WEXITSTATUS(status) == IMPOSSIBLE:
             self.problem = f"a change that cannot be made: {mutant.name}"
 
@@ -141,7 +144,7 @@ def _fork(session: pytest.Session, mutant: Mutant | None, reached: list[Reach]) 
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
         seconds = math.ceil(1 + TIMES * sum(test.seconds for test in reached))
         size = psutil.Process().memory_info().vms + BYTES
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 2))  # SIGXCPU; SIGKILL comes from others
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
         signal.alarm(10 * seconds)  # one that waits for ever takes no processor time
         if mutant:

@@ -66,11 +66,16 @@ for tests in ("test_something", "test_nothing"):
         chosen.append(Mutant("overlap", "prefix_f1", name, source.replace(old, new).encode()))
     result = survival(chosen, [f"{sys.argv[1]}/{tests}.py"], 2)
     found[tests] = {"alive": sorted(result.alive), "stopped": result.stopped}
-for tests, source in (("test_wrong", source), ("test_something", "raise RuntimeError")):
+killed = source.replace("        left[token] -= 1", "        __import__('os').kill(__import__('os').getpid(), 9)")
+for name, tests, source in (
+    ("failing tests", "test_wrong", source),
+    ("not python", "test_something", "raise RuntimeError"),
+    ("killed", "test_something", killed),
+):
     try:
-        survival([Mutant("overlap", "prefix_f1", "not python", source.encode())], [f"{sys.argv[1]}/{tests}.py"], 1)
+        survival([Mutant("overlap", "prefix_f1", name, source.encode())], [f"{sys.argv[1]}/{tests}.py"], 1)
     except SystemExit as problem:
-        found[tests + " refused"] = str(problem)
+        found[name] = str(problem)
 print(json.dumps(found))
 """
 
@@ -91,8 +96,9 @@ def test_what_tests_notice_and_what_they_do_not(tmp_path: Path) -> None:
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["test_something"] == {"alive": ["the same"], "stopped": ["no end"]}
     assert found["test_nothing"] == {"alive": ["another sign", "the same"], "stopped": ["no end"]}
-    assert "the tests fail as it is" in found["test_wrong refused"]
-    assert "cannot be made: not python" in found["test_something refused"]
+    assert "the tests fail as it is" in found["failing tests"]
+    assert "cannot be made: not python" in found["not python"]
+    assert "killed from outside, testing killed" in found["killed"]
 
 
 def test_no_change_of_maths_survives_and_the_equivalent_ones_are_still_there() -> None:
