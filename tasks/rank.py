@@ -29,6 +29,7 @@ from inverse_alignment.core.artifact import METRICS
 from inverse_alignment.core.context import RuntimeConfig, StageContext
 from inverse_alignment.core.errors import UserError, no_room
 from inverse_alignment.core.metrics import FileReport, Report, Stopped
+from inverse_alignment.core.parallel import Group, group
 from tasks.launch import NEWS, STOP_SECONDS, Job
 
 LONGEST_WAIT = timedelta(days=1)
@@ -75,48 +76,56 @@ def main(file: Path) -> int:
     asked = _listen_for_sigterm()
     job = Job(**json.loads(file.read_text()))
 
-    def say(state: str, **more: Any) -> None:
+    def say(end: Mapping[str, Any]) -> None:
         path = file.parent / f"rank-{rank}.json"
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"rank": rank, "state": state, "at": time.time(), **more}))
+        temporary.write_text(json.dumps({"rank": rank, "at": time.time(), **end}))
         temporary.rename(path)
 
-    say("running")
+    say({"state": "running"})
     threading.Thread(target=_watch, args=(job, asked), daemon=True).start()
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            metrics = _build(job, rank, file.parent, Path(scratch), asked.is_set)
-    except Stopped as stopped:
-        say("stopped", message=str(stopped))
-    except BaseException as error:
-        say("failed", **_described(error))
-        return 1
-    else:
-        say("done", metrics=metrics)
-    return 0
-
-
-def _build(job: Job, rank: int, folder: Path, scratch: Path, asked_to_stop: Callable[[], bool]) -> Mapping[str, Any]:
     runtime = RuntimeConfig.model_validate(job.runtime)
+    try:
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            _process_group(runtime, job.processes) as us,
+            _owned(Path(job.partial), us),
+        ):
+            out = Path(job.out) if rank == 0 else Path(scratch)
+            report = _first_report(job, file.parent, asked.is_set) if rank == 0 else Quiet()
+            end = _built(job, StageContext(out, Path(job.partial), report, runtime, job.seed))
+            say(end)  # before the group is taken apart, where the others fail: the first to fail is to blame
+            if end["state"] == "done":
+                us.wait()
+    except BaseException as error:
+        end = _described(error)
+        say(end)
+    return int(end["state"] == "failed")
+
+
+def _first_report(job: Job, folder: Path, asked_to_stop: Callable[[], bool]) -> Report:
+    news = News(folder / NEWS)
+    logging.getLogger("inverse_alignment").addHandler(news)
+    return FileReport(Path(job.partial) / METRICS, news.listen, asked_to_stop)
+
+
+def _built(job: Job, context: StageContext) -> dict[str, Any]:
+    """How building the stage ended."""
     inputs = {name: Path(path) for name, path in job.inputs.items()}
-    with _process_group(runtime, job.processes), _owned(Path(job.partial), rank):
-        report: Report = Quiet()
-        if rank == 0:
-            news = News(folder / NEWS)
-            logging.getLogger("inverse_alignment").addHandler(news)
-            report = FileReport(Path(job.partial) / METRICS, news.listen, asked_to_stop)
-        out = Path(job.out) if rank == 0 else scratch
-        context = StageContext(out, Path(job.partial), report, runtime, job.seed)
-        metrics: Mapping[str, Any] = importlib.import_module(job.module).build(inputs, job.section(), context)
-    return metrics
+    try:
+        metrics = importlib.import_module(job.module).build(inputs, job.section(), context)
+    except Stopped as stopped:
+        return {"state": "stopped", "message": str(stopped)}
+    except BaseException as error:
+        return _described(error)
+    return {"state": "done", "metrics": metrics}
 
 
 @contextmanager
-def _process_group(runtime: RuntimeConfig, processes: int) -> Iterator[None]:
+def _process_group(runtime: RuntimeConfig, processes: int) -> Iterator[Group]:
     """All processes, able to talk: over NCCL with a GPU each, or over gloo."""
     import torch
 
-    from inverse_alignment.core.parallel import group
     from inverse_alignment.models.loading import pick_device
 
     if runtime.threads:
@@ -132,22 +141,19 @@ def _process_group(runtime: RuntimeConfig, processes: int) -> Iterator[None]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     torch.distributed.init_process_group("nccl" if gpu else "gloo", timeout=LONGEST_WAIT)
     try:
-        yield
-        group().wait()
+        yield group()
     finally:
         torch.distributed.destroy_process_group()
 
 
 @contextmanager
-def _owned(partial: Path, rank: int) -> Iterator[None]:
+def _owned(partial: Path, us: Group) -> Iterator[None]:
     """The partial state, for these processes alone: those of a killed run may still write their last checkpoint."""
-    from inverse_alignment.core.parallel import group
-
     handle = os.open(partial, os.O_RDONLY)
     try:
-        if rank == 0:
+        if us.rank == 0:
             fcntl.flock(handle, fcntl.LOCK_EX)
-        group().wait()
+        us.wait()
         yield
     finally:
         os.close(handle)
@@ -184,6 +190,7 @@ def _runs(pid: int, since: float) -> bool:
 def _described(error: BaseException) -> dict[str, Any]:
     full = no_room(error)
     return {
+        "state": "failed",
         "message": f"{type(error).__name__}: {error}",
         "traceback": "".join(traceback.format_exception(error)[-3:]),
         "user_error": {"what": error.what, "where": error.where, "fix": error.fix}

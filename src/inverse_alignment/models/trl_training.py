@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
@@ -24,6 +27,7 @@ BATCHES_PER_STRETCH = 16
 
 R = TypeVar("R")
 C = TypeVar("C", bound=TrainingArguments)
+M = TypeVar("M", bound=torch.nn.Module)
 
 
 def arguments(
@@ -183,8 +187,22 @@ class Reporting(TrainerCallback):
             self._report.log(state.global_step, kept)
 
 
-def train(trainer: Trainer, partial: Path, report: Report, checkpoint_seconds: float) -> dict[str, float]:
+def apart(model: M) -> M:
+    """What a trainer may take: the model, or a copy of it where accelerate was told to shard what it trains.
+
+    A sharded model is spread over all processes and no longer good for anything but training.
+    """
+    sharded = any(os.environ.get(f"ACCELERATE_USE_{kind}", "false") == "true" for kind in ("FSDP", "DEEPSPEED"))
+    return copy.deepcopy(model) if sharded else model
+
+
+def train(
+    trainer: Trainer, model: torch.nn.Module, partial: Path, report: Report, checkpoint_seconds: float
+) -> dict[str, float]:
     """Train, going on from the newest whole checkpoint in `partial`; returns steps and the mean training loss.
+
+    Args:
+        model: gets the trained weights, in the first process at least; the trainer has it `apart`.
 
     Raises:
         Stopped: the report asked for it, and a checkpoint was written.
@@ -199,6 +217,10 @@ def train(trainer: Trainer, partial: Path, report: Report, checkpoint_seconds: f
         result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if result.global_step < trainer.state.max_steps:
         raise Stopped(f"stopped after {result.global_step} of {trainer.state.max_steps} steps")
+    if trainer.model is not model:
+        weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # all processes bring theirs
+        if group().rank == 0:
+            model.load_state_dict(weights)
     return {"steps": float(result.global_step), "train_loss": _mean_loss(trainer.state.log_history)}
 
 

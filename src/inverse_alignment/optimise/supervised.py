@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from inverse_alignment.core.metrics import Report
 from inverse_alignment.core.records import Prompt
-from inverse_alignment.models.trl_training import configure, presented, shared_out, train
+from inverse_alignment.models.trl_training import apart, configure, presented, shared_out, train
 from inverse_alignment.text.render import encode_full, encode_prompt, prompt_budget
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ def fine_tune(
     rows, arguments = presented(rows, [len(row["input_ids"]) for row in rows], arguments)
     rows, arguments = shared_out(rows, arguments, lambda row: {**row, "labels": [IGNORED] * len(row["labels"])})
     trainer = SFTTrainer(
-        model=model,
+        model=apart(model),
         args=configure(SFTConfig, arguments),
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=tokenizer,
     )
-    return train(trainer, partial, report, checkpoint_seconds)
+    return train(trainer, model, partial, report, checkpoint_seconds)

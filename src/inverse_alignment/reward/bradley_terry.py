@@ -17,7 +17,7 @@ from inverse_alignment.core.metrics import Report
 from inverse_alignment.core.parallel import group, shares
 from inverse_alignment.core.records import Comparison
 from inverse_alignment.maths.pairwise import bradley_terry_loss
-from inverse_alignment.models.trl_training import configure, presented, shared_out, train
+from inverse_alignment.models.trl_training import apart, configure, presented, shared_out, train
 from inverse_alignment.text.render import encode_full
 
 if TYPE_CHECKING:
@@ -125,10 +125,10 @@ def fit(
     rows, arguments = shared_out(*presented(rows, lengths, arguments), lambda row: {**row, "weight": 0.0})
     trainer = WeightedRewardTrainer(
         pair_loss=pair_loss,
-        model=model,
+        model=apart(model),
         args=configure(RewardConfig, arguments),
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=tokenizer,
         data_collator=PairCollator(tokenizer.pad_token_id),
     )
-    return train(trainer, partial, report, checkpoint_seconds)
+    return train(trainer, model, partial, report, checkpoint_seconds)

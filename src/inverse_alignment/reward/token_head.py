@@ -21,7 +21,7 @@ from inverse_alignment.core.batches import length_groups, pad_right
 from inverse_alignment.core.metrics import Report
 from inverse_alignment.core.records import Comparison
 from inverse_alignment.maths.edits import BAD, GOOD, NEUTRAL, edit_labels, least_share, token_label_loss
-from inverse_alignment.models.trl_training import configure, presented, shared_out, train
+from inverse_alignment.models.trl_training import apart, configure, presented, shared_out, train
 from inverse_alignment.text.render import encode_full, encode_prompt, prompt_budget
 
 if TYPE_CHECKING:
@@ -137,13 +137,13 @@ def fit_token_head(
     arguments = {name: value for name, value in arguments.items() if name != "max_length"}  # known to TRL alone
     trainer = TokenTrainer(
         neutral_weight=neutral_weight,
-        model=model,
+        model=apart(model),
         args=configure(TrainingArguments, arguments),
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=tokenizer,
         data_collator=TokenCollator(tokenizer.pad_token_id),
     )
-    return train(trainer, partial, report, checkpoint_seconds)
+    return train(trainer, model, partial, report, checkpoint_seconds)
 
 
 @torch.no_grad()
