@@ -112,7 +112,7 @@ class Sequences:
         return torch.zeros(self.mask.shape, dtype=values.dtype, device=values.device).masked_scatter(self.mask, values)
 
 
-def length_groups(lengths: Sequence[int], most: int, overhead: int = 512) -> list[list[int]]:
+def length_groups(lengths: Sequence[int], most: int, overhead: int = 128) -> list[list[int]]:
     """Rows in groups of like length, so that few tokens are padding: the cheapest way to cut the sorted rows.
 
     A group of k rows costs `overhead + k · longest` tokens; dynamic programming finds the least total.

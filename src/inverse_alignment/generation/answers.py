@@ -14,7 +14,7 @@ from inverse_alignment.core.protocols import Generate
 from inverse_alignment.core.records import Prompt
 from inverse_alignment.core.seeding import derive_seed
 from inverse_alignment.generation.hf import HfGenerate
-from inverse_alignment.text.render import decode_response, encode_prompt, prompt_budget
+from inverse_alignment.text.render import decode_response, encode_prompts, prompt_budget
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -83,7 +83,7 @@ def answers_by(
     sampling: Sampling,
 ) -> Iterator[Answer]:
     """One answer per prompt and seed, in order, as they become known."""
-    ids = [encode_prompt(tokenizer, prompt, sampling.prompt_tokens) for prompt in prompts]
+    ids = encode_prompts(tokenizer, prompts, sampling.prompt_tokens)
     for prompt_ids, tokens in zip(ids, generate(ids, seeds), strict=True):
         text = decode_response(tokenizer, tokens)
         yield Answer(prompt_ids, tokens, tokenizer.eos_token_id in tokens, text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -53,6 +54,10 @@ class Anchor(NamedTuple):
         return self.adapters != POLICY
 
 
+_IS_LINEAR: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+"""Found out once per model: two more passes per minibatch would be felt where models are small."""
+
+
 class Head:
     """How a policy's hidden states become logits.
 
@@ -64,7 +69,9 @@ class Head:
         self.policy = policy
         self._adapters = adapters
         self._linear = policy.get_output_embeddings()
-        self.is_linear = self._linear is not None and self._agrees()
+        if policy not in _IS_LINEAR:
+            _IS_LINEAR[policy] = self._linear is not None and self._agrees()
+        self.is_linear = _IS_LINEAR[policy]
 
     def states(self, sequences: Sequences) -> Tensor:
         """What `logits` takes: hidden states (n, d), or logits (n, v) of a model that is asked for its own."""

@@ -15,7 +15,7 @@ from inverse_alignment.core.batches import length_groups, pad_right
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.records import Prompt
 from inverse_alignment.models.loading import load_reward_model, place
-from inverse_alignment.text.render import encode_full
+from inverse_alignment.text.render import encode_answers
 from inverse_alignment.text.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
@@ -67,10 +67,7 @@ class RewardScorer:
     @torch.no_grad()
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
         """Raw scores, float64 (n,)."""
-        ids = [
-            encode_full(self.tokenizer, prompt, response, self.max_tokens)
-            for prompt, response in zip(prompts, responses, strict=True)
-        ]
+        ids = encode_answers(self.tokenizer, prompts, responses, self.max_tokens)
         lengths = [len(row) for row in ids]
         scores = np.empty(len(ids))
         for chunk in length_groups(lengths, self.rows * self.max_tokens):

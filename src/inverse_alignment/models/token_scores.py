@@ -23,7 +23,7 @@ from inverse_alignment.models.loading import place
 from inverse_alignment.models.reward_scores import RewardScorer
 from inverse_alignment.models.token_heads import load_token_head
 from inverse_alignment.text.alignment import Aligner
-from inverse_alignment.text.render import encode_full, encode_prompt, prompt_budget
+from inverse_alignment.text.render import encode_answers, encode_prompt, prompt_budget
 from inverse_alignment.text.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Spans:
 
     def ids(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[list[int]]:
         """What the reader reads."""
-        return [encode_full(self._tokenizer, *each, self._max_tokens) for each in zip(prompts, texts, strict=True)]
+        return encode_answers(self._tokenizer, prompts, texts, self._max_tokens)
 
     def __call__(
         self, prompts: Sequence[Prompt], answers: Sequence[SampledAnswer], ids: Sequence[Sequence[int]]

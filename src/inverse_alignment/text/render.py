@@ -160,7 +160,19 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, max_tokens
         UserError: the template does not fit into `max_tokens` even without content, does not accept the roles, or
             begins with two beginning-of-sequence tokens.
     """
-    return _cut_prompt(tokenizer, prompt.messages, _render(tokenizer, prompt.messages), max_tokens).ids
+    return encode_prompts(tokenizer, [prompt], max_tokens)[0]
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], max_tokens: int) -> list[list[int]]:
+    """`encode_prompt` of many, in order; prompts that are there several times are rendered and encoded once.
+
+    Raises:
+        UserError: see `encode_prompt`.
+    """
+    conversations = list(dict.fromkeys(prompt.messages for prompt in prompts))
+    whole = zip(conversations, _render_all(tokenizer, conversations), strict=True)
+    fitted = {messages: _cut_prompt(tokenizer, messages, ids, max_tokens).ids for messages, ids in whole}
+    return [fitted[prompt.messages] for prompt in prompts]
 
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -180,8 +192,20 @@ def encode_full(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, response: st
     Raises:
         UserError: see `encode_prompt`.
     """
-    ids = encode_prompt(tokenizer, prompt, prompt_budget(max_tokens))
-    return ids + _fit_response(encode_response(tokenizer, response), max_tokens - len(ids))
+    return encode_answers(tokenizer, [prompt], [response], max_tokens)[0]
+
+
+def encode_answers(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], responses: Sequence[str], max_tokens: int
+) -> list[list[int]]:
+    """`encode_full` of many prompts, each with one answer, in order.
+
+    Raises:
+        UserError: see `encode_prompt`.
+    """
+    begun = encode_prompts(tokenizer, prompts, prompt_budget(max_tokens))
+    answers = _responses(tokenizer, responses)
+    return [ids + _fit_response(own, max_tokens - len(ids)) for ids, own in zip(begun, answers, strict=True)]
 
 
 def decode_response(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
