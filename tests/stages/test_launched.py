@@ -20,10 +20,11 @@ import pytest
 from safetensors.torch import load_file
 
 from inverse_alignment.core import checkpoint
-from inverse_alignment.core.artifact import METRICS, list_files
+from inverse_alignment.core.artifact import METRICS, RECORD, RUNTIME, list_files
 from inverse_alignment.core.context import StageContext
 from inverse_alignment.core.launchers import Accelerate, Torchrun
 from inverse_alignment.core.metrics import FileReport, never, read_metrics
+from inverse_alignment.core.store import STAMP
 from inverse_alignment.optimise.credit_settings import RedistributedCredit, TokenCredit
 from inverse_alignment.stages.refresh import RefreshStage
 from inverse_alignment.stages.registry import STAGES
@@ -187,7 +188,8 @@ def test_asked_to_stop_and_run_again_it_ends_with_the_same_bytes(made, tmp_path,
     (step,) = checkpoint.steps(partial)  # nobody else had one written, within so few seconds
     assert step < all_steps(expected) and checkpoint.newest(partial) is not None
     found = finished(started(tmp_path, job, how))
-    files = [file for file in list_files(expected) if file not in ("runtime.json", ".verified.json")]
-    assert [file for file in list_files(found) if file not in ("runtime.json", ".verified.json")] == files
+    about = (RECORD, RUNTIME, STAMP)
+    files = [file for file in list_files(expected) if file not in about]
+    assert [file for file in list_files(found) if file not in about] == files
     for file in files:
         assert (found / file).read_bytes() == (expected / file).read_bytes(), file

@@ -383,6 +383,7 @@ SAME = (
     "runtime.generation_rows=3",
     "runtime.vllm.executable=/opt/vllm/bin/vllm",
     "runtime.vllm.gpus=2",
+    "runtime.launcher={type: torchrun, processes: 2}",
     "store=elsewhere",
     "tracking.mlflow_uri=",
     "tracking.experiment=x",
