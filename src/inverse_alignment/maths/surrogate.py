@@ -31,12 +31,12 @@ def policy_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, ma
 
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float) -> Loss:
-    """Clipped value loss: `½ E[max((V - R)², (V_old + clip(V - V_old, ±ε) - R)²)]`.
+    """Clipped value loss: `½ E[max((V - R)², (clip(V, V_old - ε, V_old + ε) - R)²)]`.
 
     Source: the PPO of Ziegler et al. 2019 (arXiv 1909.08593, released code). All tensors (b, t).
     """
     values = masked(values, mask)
-    bounded = old_values + (values - old_values).clamp(-clip, clip)
+    bounded = values.clamp(old_values - clip, old_values + clip)  # exact inside: rounding is no clipping
     free_error, bounded_error = (values - returns) ** 2, (bounded - returns) ** 2
     return Loss(
         0.5 * masked_mean(torch.maximum(free_error, bounded_error), mask),

@@ -426,30 +426,47 @@ def _backward(
     learner: Learner, head: Head, part: Experience, config: PpoConfig, frozen: bool, share: Tensor, where: str
 ) -> dict[str, Tensor]:
     """Add a group's gradients to those of its minibatch; losses are means over the group's tokens."""
-    sequences, mask = Sequences.of(part.batch), part.batch.response_mask
-    shared = not isinstance(learner.value, ValueModel)
-    measured: dict[str, Tensor] = {}
-    loss = torch.zeros((), device=mask.device)
-    states: Tensor | None = None
-    if shared or not frozen:
+    sequences, measured = Sequences.of(part.batch), dict[str, Tensor]()
+    if isinstance(learner.value, ValueModel):
+        if not frozen:  # on its own, so that what it keeps for the backward pass is gone before the critic's is there
+            loss, measured = _policy_part(head, head.states(sequences), sequences, part, config)
+            _add_gradient(loss, share, where)
+        loss, of_critic = _critic_part(learner.value(sequences), sequences, part, config)
+    else:
         with torch.set_grad_enabled(not frozen):
             states = head.states(sequences)
-    if not frozen and states is not None:
-        log_probs = sequences.spread(token_log_probs(head, states, sequences.targets, config.temperature))
-        result = policy_loss(log_probs, part.log_probs, part.advantages, mask, config.clip)
-        loss = loss + result.loss
-        measured |= {
-            "policy_loss": result.loss.detach(),
-            "clipped_share": result.clipped.detach(),
-            "update_kl": masked_mean(k3(part.log_probs, log_probs.detach()), mask),
-        }
-    values = learner.value(sequences) if states is None or not shared else learner.value.values(states)
-    critic = value_loss(sequences.spread(values), part.values, part.returns, mask, config.value_clip)
-    weight = config.critic.coefficient if isinstance(config.critic, SharedCritic) and not frozen else 1.0
-    loss = loss + weight * critic.loss
+        loss, of_critic = _critic_part(learner.value.values(states), sequences, part, config)
+        if not frozen and isinstance(config.critic, SharedCritic):
+            policy, measured = _policy_part(head, states, sequences, part, config)
+            loss = policy + config.critic.coefficient * loss
+    _add_gradient(loss, share, where)
+    return {**measured, **of_critic}
+
+
+def _policy_part(
+    head: Head, states: Tensor, sequences: Sequences, part: Experience, config: PpoConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    mask = part.batch.response_mask
+    log_probs = sequences.spread(token_log_probs(head, states, sequences.targets, config.temperature))
+    result = policy_loss(log_probs, part.log_probs, part.advantages, mask, config.clip)
+    return result.loss, {
+        "policy_loss": result.loss.detach(),
+        "clipped_share": result.clipped.detach(),
+        "update_kl": masked_mean(k3(part.log_probs, log_probs.detach()), mask),
+    }
+
+
+def _critic_part(
+    values: Tensor, sequences: Sequences, part: Experience, config: PpoConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    mask = part.batch.response_mask
+    result = value_loss(sequences.spread(values), part.values, part.returns, mask, config.value_clip)
+    return result.loss, {"value_loss": result.loss.detach(), "value_clipped_share": result.clipped.detach()}
+
+
+def _add_gradient(loss: Tensor, share: Tensor, where: str) -> None:
     require_finite(loss, "loss", where)
     (share * loss).backward()
-    return {**measured, "value_loss": critic.loss.detach(), "value_clipped_share": critic.clipped.detach()}
 
 
 def _step(
