@@ -293,6 +293,7 @@ def _ppo(arm: PipelineConfig, device: Device) -> Need | Unknown:
         tokens=arm.runtime.training_tokens,
         separate=ppo.critic.type == "separate",
         moving=ppo.reference.type != "frozen",
+        copied=device.cuda,
         here=not device.cuda,
     )
     scored = min(arm.runtime.scoring_rows, ppo.batch_size)

@@ -299,6 +299,7 @@ class Optimisation:
         tokens: padded tokens read at once.
         separate: whether the critic has a trunk of its own.
         moving: whether the reference moves, and so is another one than the SFT policy.
+        copied: whether an optimiser's step makes a copy of all weights at once, as torch's does on a GPU.
         here: whether the device's memory is the machine's, so that what is made on the CPU needs it too.
     """
 
@@ -307,6 +308,7 @@ class Optimisation:
     tokens: int
     separate: bool
     moving: bool
+    copied: bool
     here: bool
 
 
@@ -315,9 +317,8 @@ def ppo(
 ) -> Need:
     """PPO: four models of which two learn, and the phases of an iteration; then the policy is saved.
 
-    With adapters the policy without them is the reference. Gradients stay until the next iteration's first step. With a
-    trunk of its own the critic's activations are there with the policy's; what they need together is the larger of
-    both ends, see `learning`.
+    With adapters the policy without them is the reference. Gradients stay until the next iteration's first step. A
+    critic with a trunk of its own learns after the policy, beside the policy's gradients.
 
     Args:
         policy: with the adapters that learn, if any.
@@ -351,6 +352,7 @@ def ppo(
         [
             *(Phase(phase.name, every, phase.activations, phase.cache) for phase in at_once),
             _update(policy, trained["value"], settings, writing),
+            Phase("step", every, max(trained.values()) * FLOAT if settings.copied else 0),
             *_ends(policy, kept, every, settings),
         ],
     )
@@ -360,13 +362,14 @@ def _update(policy: Footprint, value: int, settings: Optimisation, writing: Writ
     times, rows = passes(settings.minibatch, writing.width, settings.tokens)
     numbers = rows * (writing.width if policy.capped else writing.answer) * policy.vocabulary
     head = LEARNED_LOGITS * (numbers if policy.capped else min(numbers, HEAD_NUMBERS)) * FLOAT
-    mine = learning(policy, rows * writing.width, head)
-    theirs = int(policy.learning * rows * writing.width) if settings.separate else 0
-    every = gradients(policy.trained) + gradients(value)
+    tokens, every = rows * writing.width, gradients(policy.trained) + gradients(value)
+    theirs = int(policy.learning * tokens) if settings.separate else 0  # begins when the policy's have gone
     if times > 1:  # the gradients of the passes before are there
         table = policy.embedding * FLOAT if policy.tied and not policy.adapters else 0
-        return Phase("learn", every, int(policy.learning * rows * writing.width) + theirs + head + table)
-    most = max(mine.total + theirs, mine.total + gradients(value))
+        return Phase("learn", every, max(int(policy.learning * tokens) + head + table, theirs))
+    most = max(
+        learning(policy, tokens, head).total, gradients(policy.trained) + theirs, gradients(policy.trained + value)
+    )
     return Phase("learn", min(every, most), most - min(every, most))
 
 

@@ -26,7 +26,7 @@ MODEL = Footprint(
     learning=300.0,
 )
 REWARD = replace(MODEL, parameters=810, vocabulary=0)
-SETTINGS = Optimisation(batch=8, minibatch=4, tokens=1000, separate=True, moving=False, here=False)
+SETTINGS = Optimisation(batch=8, minibatch=4, tokens=1000, separate=True, moving=False, copied=False, here=False)
 WRITING = Writing(rows=8, prompt=6, answer=4)
 
 
@@ -82,18 +82,25 @@ def test_the_gradients_of_an_iteration_stay_while_the_next_one_writes():
     assert generate.activations == 3200 + 3840
 
 
-def test_activations_of_policy_and_critic_are_there_together():
-    one = phase(ppo(tokens=1000), "learn")  # four rows of ten tokens in one pass
-    head = 3 * 4 * 4 * 20 * 4
-    table = 200 * 4
-    assert one.total == 2 * 300 * 40 + head + table
-    assert phase(ppo(tokens=1000, separate=False), "learn").total == 300 * 40 + head + table + 44
+def test_the_critic_learns_when_the_policys_activations_have_gone():
+    few = replace(MODEL, vocabulary=1, embedding=10)
+    separate = phase(ppo(few), "learn")  # four rows of ten tokens in one pass
+    assert separate.total == 4000 + 300 * 40  # the policy's gradients, and the critic's activations
+    shared = phase(ppo(few, separate=False), "learn")
+    assert shared.total == 300 * 40 + 3 * 4 * 4 * 1 * 4 + 10 * 4  # activations, logits, the head's gradient
+    logits = phase(ppo(), "learn")
+    assert logits.total == 300 * 40 + 3 * 4 * 4 * 20 * 4 + 200 * 4  # here the policy's part is the larger
 
 
 def test_gradients_of_earlier_passes_add_to_the_activations_of_the_next():
     two = phase(ppo(tokens=20), "learn")  # two rows at once
-    assert (two.gradients, two.activations) == (7244, 2 * 300 * 20 + 3 * 2 * 4 * 20 * 4)
+    assert (two.gradients, two.activations) == (7244, 300 * 20 + 3 * 2 * 4 * 20 * 4)
     assert two.total < phase(ppo(tokens=1000), "learn").total
+
+
+def test_on_a_gpu_an_optimisers_step_copies_the_largest():
+    assert phase(ppo(copied=True), "step") == Phase("step", 7244, 4000)
+    assert phase(ppo(copied=False), "step") == Phase("step", 7244, 0)
 
 
 def test_activations_make_room_for_gradients():
@@ -106,7 +113,7 @@ def test_activations_make_room_for_gradients():
 
 
 def test_where_the_device_is_the_machine_the_policy_that_is_saved_needs_it_too():
-    assert [phase.name for phase in ppo().phases] == ["generate", "score", "look", "learn"]
+    assert [phase.name for phase in ppo().phases] == ["generate", "score", "look", "learn", "step"]
     assert phase(ppo(here=True), "save") == Phase("save", gradients=7244, activations=4000 - 3240)
     adapted = ppo(replace(MODEL, adapters=100))  # merged weights are new ones, wherever that is
     assert phase(adapted, "save") == Phase("save", gradients=400 + 444, activations=4000 - 3240)
