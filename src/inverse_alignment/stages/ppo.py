@@ -113,7 +113,7 @@ def _run(
         context.report.log(learner.step, done.metrics)
         writes = learner.group.rank == 0
         if writes and (learner.step % ppo.samples_every == 0 or learner.step == first + ppo.steps):
-            _keep_samples(context.partial / "samples.jsonl", learner.step, asked, done)
+            keep_samples(context.partial / "samples.jsonl", learner.step, asked, done)
         context.report.progress(learner.step - first, ppo.steps, "steps")
         stopping = learner.group.agree(context.report.stopping()) and learner.step < first + ppo.steps
         if writes and (stopping or time.monotonic() - saved >= runtime.checkpoint_seconds):
@@ -151,7 +151,8 @@ def _known(
     return KnownTokens.of(credit, reward, tokenizer, head, references)
 
 
-def _keep_samples(path: Path, step: int, prompts: Any, done: Any) -> None:
+def keep_samples(path: Path, step: int, prompts: Any, done: Any) -> None:
+    """Append the answers of an `optimise.ppo.Iteration` to a file, one a line."""
     import json
 
     with path.open("a", encoding="utf-8") as file:
