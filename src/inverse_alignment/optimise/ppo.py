@@ -338,13 +338,11 @@ def save_learner(learner: Learner, folder: Path, reward_digest: str) -> None:
 
 
 def plain_policy(learner: Learner, sft: PreTrainedModel) -> PreTrainedModel:
-    """The policy as a model without adapters.
+    """A policy with adapters as a model without: they are added to its weights.
 
     Args:
-        sft: a spare copy of the SFT policy, which becomes it where there are adapters.
+        sft: a spare copy of the SFT policy, which becomes it.
     """
-    if not learner.sft.borrows:
-        return learner.policy
     sft.load_state_dict(merged_weights(learner.policy))
     return sft
 

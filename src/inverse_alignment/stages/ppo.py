@@ -49,7 +49,8 @@ def build(inputs: Mapping[str, Path], config: PpoStage, context: StageContext) -
     _run(learner, tokenizer, first, reward_digest, inputs, config, context)
     if group().rank:
         return {}  # the first process has the same learner, and kept what was measured
-    finished = plain_policy(learner, load_policy(inputs["reference"]))
+    adapted = config.ppo.lora is not None
+    finished = plain_policy(learner, load_policy(inputs["reference"])) if adapted else learner.policy
     save_model(place(finished, "cpu"), tokenizer, context.out / "policy")
     save_learner(learner, context.out / "state", reward_digest)
     # a copy: killed before the artifact appears, the rows are still beside the checkpoint they belong to
