@@ -278,6 +278,25 @@ def tokens(
     show(_load(params, preset, overrides), _console(), file, source, row, tokenizer)
 
 
+@app.command()
+def mirror(params: Params = PARAMS, preset: Preset = None, overrides: Overrides = None) -> None:
+    """Write into MLflow what it lacks of past runs: after its server was away or slow, or to fill another one.
+
+    Example: inverse-alignment mirror --set tracking.mlflow_uri=http://127.0.0.1:5000
+    """
+    from inverse_alignment.core.errors import UserError
+    from tasks.journal import read_journals
+    from tasks.lineage import journals_of
+    from tasks.mirror import mirror as write_missing
+
+    config = _load(params, preset, overrides)
+    if not config.tracking.mlflow_uri:
+        raise UserError("there is no MLflow to write to", where="tracking.mlflow_uri", fix="name one with --set")
+    done = write_missing(read_journals(journals_of(config)), config.tracking.mlflow_uri)
+    left = f"; {done.running} runs go on and write themselves" if done.running else ""
+    typer.echo(f"{done.journals} journals read, {done.runs} MLflow runs written{left}")
+
+
 @app.command("open")
 def show_commands(params: Params = PARAMS, preset: Preset = None, overrides: Overrides = None) -> None:
     """Print the commands that open MLflow and Prefect.

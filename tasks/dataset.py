@@ -1,4 +1,4 @@
-"""Is a data folder the published one? Checked against its `.dvc` file without importing DVC."""
+"""What of the data DVC tracks, and whether it is the published bytes. Nothing here imports DVC."""
 
 from __future__ import annotations
 
@@ -7,12 +7,59 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from inverse_alignment.core.artifact import list_files
 from inverse_alignment.core.errors import UserError
+
+LARGE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """A file or folder that DVC tracks: where it lies, from the working directory, and DVC's name of its bytes."""
+
+    path: str
+    md5: str
+
+
+def tracked(path: Path) -> Tracked | None:
+    """What of DVC's a path lies in, with the md5 of the bytes that are there now; None if DVC tracks nothing there.
+
+    Of more than a gigabyte the recorded md5 is taken where the sizes agree, and None where they do not.
+    """
+    here = path.absolute()
+    for folder in (here, *here.parents):
+        record = folder.parent / f"{folder.name}.dvc"
+        if folder.name and record.is_file() and folder.exists():
+            out = yaml.safe_load(record.read_text(encoding="utf-8"))["outs"][0]
+            md5 = _md5_now(folder, out)
+            return Tracked(_shown(folder), md5) if md5 else None
+    return None
+
+
+def _md5_now(place: Path, out: dict[str, Any]) -> str | None:
+    files = [place] if place.is_file() else [place / name for name in list_files(place)]
+    stamps = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    size = sum(stamp[1] for stamp in stamps)
+    if size > LARGE_BYTES:
+        return str(out["md5"]) if size == out.get("size") else None
+    return _md5_of(place, stamps)
+
+
+@lru_cache(maxsize=64)
+def _md5_of(place: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
+    """The md5 of bytes that have not changed since they were read, if the stamps have not."""
+    return _md5(place) if place.is_file() else dvc_digest(place)
+
+
+def _shown(path: Path) -> str:
+    return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def require_published(dvc_file: Path) -> bool:

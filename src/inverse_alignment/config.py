@@ -77,6 +77,7 @@ class TrackingConfig(Section):
 
     mlflow_uri: str = Field("sqlite:///mlflow.db", description="MLflow tracking store; empty switches tracking off")
     experiment: str = Field("inverse-alignment", description="MLflow experiment")
+    system_metrics: bool = Field(False, description="sample CPU, memory, disk, network and GPUs while stages run")
 
 
 class PipelineConfig(Section):
