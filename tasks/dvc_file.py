@@ -36,7 +36,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "evaluate": ("evaluation", "models"),
     "compare": (
         *("arms", "data", "evaluation", "models", "ppo", "reference_sample", "refresh", "reward", "rollout", "rounds"),
-        *("seeds", "selection", "sft"),
+        *("seeds", "selection", "sft", "token_reward"),
     ),
 }
 """Which sections of params.yaml a stage's configuration is made of."""
