@@ -279,6 +279,38 @@ def tokens(
 
 
 @app.command()
+def lineage(
+    artifact: Annotated[
+        str, typer.Argument(help="a node of the plan, an artifact's folder, or its fingerprint", metavar="POLICY")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="draw it too: a file .svg, .html or .mmd", metavar="FILE")
+    ] = None,
+    params: Params = PARAMS,
+    preset: Preset = None,
+    overrides: Overrides = None,
+) -> None:
+    """Walk from a policy back to its reward model, the subset, the answers and the bytes of the data.
+
+    Example: inverse-alignment lineage similarity-s0-r3-ppo --out reports/lineage.html
+    """
+    from flows.lineage import show, write
+    from inverse_alignment.core.store import open_store
+    from tasks import run_stage
+    from tasks.ancestry import Records
+
+    config, console = _load(params, preset, overrides), _console()
+    store = open_store(config.store)
+    records = Records(store.root)
+    node = run_stage.plan(_flow(config), store).planned.get(artifact) if not Path(artifact).exists() else None
+    start = records.named(node.entry.artifact.uri if node and node.entry else artifact)
+    show(records, start, config, console)
+    if out:
+        write(records, start, out)
+        console.print(out, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
 def mirror(params: Params = PARAMS, preset: Preset = None, overrides: Overrides = None) -> None:
     """Write into MLflow what it lacks of past runs: after its server was away or slow, or to fill another one.
 
