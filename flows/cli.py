@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from inverse_alignment.core.artifact import Artifact
     from tasks.run_stage import Flow, Plan
 
-DIVERGED, USER_ERROR, INTERRUPTED = 1, 2, 130
+DIVERGED, DIFFERS, USER_ERROR, INTERRUPTED = 1, 1, 2, 130
 PUBLISHED = Path("data/advice")
 CARD = Path("reports/data-card.html")
 
@@ -227,6 +227,30 @@ def dvc(check: Annotated[bool, typer.Option("--check", help="write nothing; fail
     else:
         path.write_text(text, encoding="utf-8")
     _console().print(f"{path} is {'up to date' if check else 'rendered'}", highlight=False)
+
+
+@app.command()
+def verify(
+    nodes: Annotated[
+        list[str] | None, typer.Argument(help="nodes to rebuild with what they need; all without", metavar="[NODE...]")
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option("--store", help="an empty folder that keeps what is built", metavar="DIR")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--json", help="write the verdicts there too", metavar="FILE")] = None,
+    params: Params = PARAMS,
+    preset: Preset = None,
+    overrides: Overrides = None,
+) -> None:
+    """Build the recorded pipeline anew in an empty store, and say metric by metric what came out again.
+
+    Example: inverse-alignment verify sft-s0 reward-s0 --json verdicts.json
+    """
+    from flows.verify import verify as rebuild
+
+    config = _load(params, preset, overrides)
+    if not rebuild(_flow(config), config, nodes or (), store, out, _console()):
+        raise typer.Exit(DIFFERS)
 
 
 @app.command("config")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from inverse_alignment.core.artifact import PENDING
+from inverse_alignment.core.artifact import PENDING, RUNTIME
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.fingerprint import source_files
 from inverse_alignment.core.store import Entry
@@ -18,6 +20,7 @@ from tasks.run_stage import Node, Stages, upstream
 
 DVC_FILE = "dvc.yaml"
 RECORDS = "pipeline"
+MACHINES = "machines.json"
 RENDER = "inverse-alignment dvc"
 HEADER = f"""\
 # Rendered by `{RENDER}` from params.yaml: do not edit, render again.
@@ -101,15 +104,49 @@ def record(node: Node, entry: Entry) -> dict[str, Any]:
 
 
 def write_record(node: Node, entry: Entry, root: Path) -> Path:
-    """Write a node's record below `root`; returns its path."""
-    import json
-
+    """Write a node's record below `root`, and which kind of machine made it; returns the record's path."""
     path = root / record_path(node.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".json.lock.tmp")
-    temporary.write_text(json.dumps(record(node, entry), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-    temporary.rename(path)
+    text = json.dumps(record(node, entry), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    changed = not path.exists() or path.read_text(encoding="utf-8") != text
+    _write(path, text)
+    with (path.parent / "machines.lock.tmp").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _remember(node.name, machine_of(Path(entry.artifact.uri)), changed, path.parent / MACHINES)
     return path
+
+
+def _remember(node: str, machine: dict[str, Any] | None, changed: bool, path: Path) -> None:
+    """Bytes that did not change were made where that was first said: repeating changes nothing."""
+    machines = read_machines(path)
+    if not changed and node in machines:
+        return
+    if machine is None:
+        machines.pop(node, None)
+    else:
+        machines[node] = machine
+    if machines != read_machines(path):
+        _write(path, json.dumps(machines, indent=1, sort_keys=True) + "\n")
+
+
+def read_machines(path: Path) -> dict[str, dict[str, Any]]:
+    """Which kind of machine made the bytes of each recorded node, where that is known."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def machine_of(folder: Path) -> dict[str, Any] | None:
+    """On which kind of processor, with how many threads and on which GPU an artifact was made; None if not recorded."""
+    path = folder / RUNTIME
+    facts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not facts.get("cpu"):
+        return None
+    return {"cpu": facts["cpu"], "threads": facts["runtime"]["threads"], "gpu": facts["gpu"]}
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".json.lock.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.rename(path)
 
 
 def sections(node: Node) -> list[str]:
