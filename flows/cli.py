@@ -199,6 +199,7 @@ def stage(node: Annotated[str, typer.Argument(help="a node of the plan", metavar
     from inverse_alignment.core.store import open_store
     from tasks import dvc_file, run_stage
     from tasks.display import Display
+    from tasks.slots import HoldsSlots, Slots
 
     config, console = _load(PARAMS, None, None), _console()
     flow = _flow(config)
@@ -206,7 +207,8 @@ def stage(node: Annotated[str, typer.Argument(help="a node of the plan", metavar
     needed = run_stage.ancestors(nodes, node)
     dvc_file.require_same_graph(nodes, Path(dvc_file.DVC_FILE))
     execute = run_stage.Execute(open_store(config.store), config.runtime)
-    with Display(len(needed) + 1, console) as display, run_stage.observing(display):
+    slots = HoldsSlots(Slots(config.runtime))
+    with Display(len(needed) + 1, console) as display, run_stage.observing(display, slots):
         ran, entry = run_stage.run_up_to(flow, node, execute)
     path = dvc_file.write_record(ran, entry, Path())
     console.print(f"{node}: {'reused' if entry.reused else 'built'}, {path}", highlight=False, markup=False)
@@ -300,6 +302,33 @@ def tokens(
     from flows.tokens import show
 
     show(_load(params, preset, overrides), _console(), file, source, row, tokenizer)
+
+
+@app.command()
+def publish(
+    name: Annotated[str, typer.Argument(help="what to call the dataset", metavar="NAME")],
+    node: Annotated[
+        str | None, typer.Option("--node", help="a node of the stage aggregate or select", metavar="NODE")
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", help="an arm and seed, as random-s0; with --round", metavar="RUN")
+    ] = None,
+    round_: Annotated[
+        int | None, typer.Option("--round", min=1, help="the round whose subset it is; with --run", metavar="R")
+    ] = None,
+    params: Params = PARAMS,
+    preset: Preset = None,
+    overrides: Overrides = None,
+) -> None:
+    """Make a dataset that DVC tracks from the pooled set, or from the pairs that a round has selected.
+
+    Example: inverse-alignment publish near-the-policy --run similarity-s0 --round 3
+    """
+    from flows.publish import node_of
+    from flows.publish import publish as make_dataset
+
+    config = _load(params, preset, overrides)
+    make_dataset(name, node_of(node, run, round_), _flow(config), config, _console())
 
 
 @app.command()
@@ -435,6 +464,36 @@ def card(
 
     config = _load(params, preset, overrides)
     write_card(config, _flow(config), out, _console())
+
+
+@app.command()
+def up(
+    host: Annotated[str, typer.Option("--host", help="address to listen on", metavar="ADDRESS")] = "127.0.0.1",
+    params: Params = PARAMS,
+) -> None:
+    """Start a Prefect server, an MLflow server and a worker for each work pool, and keep them until `down`.
+
+    Example: inverse-alignment up
+    """
+    from tasks.services import up as start_all
+
+    started = start_all(Path(), _load(params, None, None).tracking.mlflow_uri, host)
+    typer.echo(f"Prefect   {_dashboard(started.prefect)}")
+    typer.echo(f"MLflow    {started.mlflow or 'switched off (tracking.mlflow_uri is empty)'}")
+    typer.echo(f"workers   {', '.join(started.workers)}")
+    typer.echo(f"deploy    PREFECT_API_URL={started.prefect} prefect deploy --all --no-prompt")
+
+
+@app.command()
+def down() -> None:
+    """End what `up` has started, and nothing else.
+
+    Example: inverse-alignment down
+    """
+    from tasks.services import down as end_all
+
+    ended = end_all(Path())
+    typer.echo(f"ended: {', '.join(ended)}" if ended else "nothing runs here")
 
 
 @server.command()

@@ -104,12 +104,19 @@ def record(node: Node, entry: Entry) -> dict[str, Any]:
 
 
 def write_record(node: Node, entry: Entry, root: Path) -> Path:
-    """Write a node's record below `root`, and which kind of machine made it; returns the record's path."""
+    """Write a node's record below `root`, and which kind of machine made it; returns the record's path.
+
+    The record of a selection has the ids of the pairs beside it, one a line: which they were stays in git.
+    """
     path = root / record_path(node.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record(node, entry), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     changed = not path.exists() or path.read_text(encoding="utf-8") != text
     _write(path, text)
+    selection = Path(entry.artifact.uri) / "selection.jsonl"
+    if node.stage == "select" and selection.exists():
+        rows = selection.read_text(encoding="utf-8").splitlines()
+        _write(path.with_suffix(".ids"), "".join(f"{json.loads(row)['id']}\n" for row in rows))
     with (path.parent / "machines.lock.tmp").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _remember(node.name, machine_of(Path(entry.artifact.uri)), changed, path.parent / MACHINES)
@@ -144,7 +151,7 @@ def machine_of(folder: Path) -> dict[str, Any] | None:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".json.lock.tmp")
+    temporary = path.with_name(f"{path.name}.lock.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.rename(path)
 
