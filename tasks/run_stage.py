@@ -7,11 +7,14 @@ torch, and a stage's module is imported only when it has to run.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
+import logging
 import math
 import os
 import platform
+import re
 import shutil
 import sys
 import time
@@ -35,6 +38,13 @@ from tasks.signals import GRACE_SECONDS, deferred_sigterm
 
 Stages = Mapping[str, StageSpec]
 PLANNED = ("pending", "node")  # schemes of the artifacts that `Graph` and `Plan` hand out
+HALVINGS = 4
+"""How often a stage that runs out of memory is tried again, each time with half as much at once."""
+IN_PARTS = ("rollout", "reward_model", "token_reward", "select", "refresh", "ppo", "evaluate")
+"""The stages that read one of the sizes that `smaller` halves."""
+_OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|CUDA out of memory|can't allocate memory|STATUS_ALLOC_FAILED")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -188,7 +198,19 @@ class Execute:
             why = why_to_run(self.store, node.stage, of_node)
             for observer in observers:
                 observer.started(node, why)
-            return self._build(node, spec, out, partial, observers)
+            runtime = self.runtime
+            for less in halved(runtime) if node.stage in IN_PARTS else ():
+                try:
+                    return self._build(node, spec, out, partial, observers, runtime)
+                except (MemoryError, RuntimeError) as error:
+                    if not out_of_memory(error):
+                        raise
+                    log.warning(
+                        "%s ran out of memory, and is tried again with half as much at once: %s", node.name, less
+                    )
+                _clear(out)  # not before the error, whose traceback holds the tensors, is forgotten
+                runtime = less
+            return self._build(node, spec, out, partial, observers, runtime)
 
         try:
             entry = self.store.materialise(node.stage, spec.kind, spec.parts, of_node, build)
@@ -201,7 +223,13 @@ class Execute:
         return entry
 
     def _build(
-        self, node: Node, spec: StageSpec, out: Path, partial: Path, observers: tuple[Observer, ...]
+        self,
+        node: Node,
+        spec: StageSpec,
+        out: Path,
+        partial: Path,
+        observers: tuple[Observer, ...],
+        runtime: RuntimeConfig,
     ) -> Mapping[str, Any]:
         live = partial / METRICS  # survives a kill, beside the checkpoints that it belongs to
         if {path.name for path in partial.iterdir()} <= {METRICS}:
@@ -213,11 +241,11 @@ class Execute:
 
         began = time.perf_counter()
         inputs = {name: self.store.local(artifact) for name, artifact in node.inputs.items()}
-        launched = launch.launches(self.runtime, node.stage)
+        launched = launch.launches(runtime, node.stage)
         grace = launch.STOP_SECONDS + 2.0 if launched else GRACE_SECONDS
         with deferred_sigterm(grace) if spec.resumes else nullcontext(never) as asked_to_stop:
             report = FileReport(live, listen, asked_to_stop)
-            context = StageContext(out, partial, report, self.runtime, node.seed or 0)
+            context = StageContext(out, partial, report, runtime, node.seed or 0)
             metrics: Mapping[str, Any]
             if launched:
                 metrics = launch.build(spec.module, inputs, node.config, context, listen, asked_to_stop)
@@ -225,9 +253,35 @@ class Execute:
                 metrics = _build_here(spec, inputs, node.config, context)
         if live.exists():
             shutil.copyfile(live, out / METRICS)  # a copy: killed before the artifact appears, its rows are still there
-        facts = _circumstances(self.runtime, time.perf_counter() - began)
+        facts = _circumstances(runtime, time.perf_counter() - began)
         (out / RUNTIME).write_text(json.dumps(facts, indent=1, sort_keys=True))
         return {name: _finite(value) for name, value in metrics.items()}
+
+
+def halved(runtime: RuntimeConfig) -> Iterator[RuntimeConfig]:
+    """The same runtime with half as much at once, a quarter, and so on: rows and tokens that bear no identity."""
+    for _ in range(HALVINGS):
+        sizes = ("training_tokens", "generation_rows", "scoring_rows")
+        less = runtime.model_copy(update={name: max(1, getattr(runtime, name) // 2) for name in sizes})
+        if less == runtime:
+            return
+        yield (runtime := less)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on a device or on the host, here or in a launched process."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"))
+    )
+
+
+def _clear(out: Path) -> None:
+    """Nothing of a failed attempt stays, neither in its folder nor in the memory of the device."""
+    for path in out.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    gc.collect()
+    if torch := sys.modules.get("torch"):
+        torch.cuda.empty_cache()
 
 
 def _build_here(
@@ -254,11 +308,22 @@ def _circumstances(runtime: RuntimeConfig, seconds: float) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.system(),
         "machine": platform.machine(),
+        "cpu": cpu_kind(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads() if torch else None,
         "gpu": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None,
         "runtime": runtime.model_dump(mode="json"),
     }
+
+
+def cpu_kind() -> str:
+    """The processor's model, where the system tells; sums run in its order."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def _finite(value: Any) -> Any:
