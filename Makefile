@@ -48,9 +48,17 @@ format: $(STAMP) ## put the code into its one format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+.PHONY: up
+up: setup ## start a Prefect server, an MLflow server and workers on this machine
+	@$(BIN)/inverse-alignment up
+
+.PHONY: down
+down: ## end what `make up` has started
+	@$(BIN)/inverse-alignment down
+
 .PHONY: clean
 clean: ## remove what was derived here: artifacts, reports, local servers' records; keeps .venv and data
-	@if test -x $(BIN)/inverse-alignment; then $(BIN)/inverse-alignment server stop; fi
+	@if test -x $(BIN)/inverse-alignment; then $(BIN)/inverse-alignment down; fi
 	@rm -rf mlflow.db.lock artifacts reports .prefect mlruns mlflow.db .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 .PHONY: help

@@ -1,8 +1,8 @@
 """The same flows under Prefect: recorded, cancellable, scheduled. Decorators add here, they do not shape.
 
 `run_compare` is what `inverse-alignment run` calls: it shares or starts a server, tells the displays it is given, and
-mirrors the run into MLflow. `compare_flow` is the entrypoint of deployments (`prefect.yaml`): a worker calls it with a
-configuration that the server has validated, and nobody watches.
+mirrors the run into MLflow. `compare_flow` and `stage_flow` are entrypoints of deployments (`prefect.yaml`): a worker
+calls them with a configuration that the server has validated, and nobody watches.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from flows.inverse_alignment import Round, Start, inverse_alignment
 from inverse_alignment.config import PipelineConfig
 from inverse_alignment.core.artifact import Artifact
 from inverse_alignment.core.store import open_store
+from tasks.flow_process import claim, close_stale_runs, owned_by_worker
 from tasks.lineage import MlflowLineage, tracker
-from tasks.prefect_driver import Tracked, publish_rounds, quiet_console
-from tasks.resources import GpuSlot
-from tasks.run_stage import Ahead, Driver, Execute, Observer, driving
+from tasks.prefect_driver import Tracked, publish, quiet_console
+from tasks.run_stage import Ahead, Driver, Execute, Observer, Remember, UpTo, ancestors, draw, driving, observing
 from tasks.server import SharedServer
+from tasks.services import mlflow_page
+from tasks.slots import Slots
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Execution:
 _execution: ContextVar[Execution | None] = ContextVar("execution", default=None)
 
 
-def _compare_name() -> str:
+def compare_name() -> str:
+    """The arms and seeds of the flow run of this context."""
     config = flow_run.parameters.get("config")
     if isinstance(config, Mapping):
         config = PipelineConfig.model_validate(config)
@@ -52,17 +55,32 @@ def _compare_name() -> str:
     return f"compare-{'-'.join(config.arms)}-s{'-'.join(str(seed) for seed in config.seeds)}"
 
 
-@flow(name="compare", flow_run_name=_compare_name, persist_result=False)
+@flow(name="compare", flow_run_name=compare_name, persist_result=False)
 def compare_flow(config: PipelineConfig = PipelineConfig()) -> dict[str, Any]:  # noqa: B008 - the form's defaults
     """Run every arm for every seed from one shared start, and set them side by side.
 
     Args:
         config: what params.yaml holds; what is left out has its default.
     """
-    with _executing(config) as execution, driving(execution.driver):
+    with executing(config) as execution, driving(execution.driver):
         comparison = compare(config, run_arm=_run_arm)
-        publish_rounds(comparison)
+        publish(comparison, mlflow_page(config.tracking.mlflow_uri, Path()))
     return {"comparison": comparison.model_dump(mode="json")}
+
+
+@flow(name="stage", flow_run_name="{node}", persist_result=False)
+def stage_flow(node: str, config: PipelineConfig = PipelineConfig()) -> dict[str, Any]:  # noqa: B008 - as above
+    """Run one stage of the plan and what it needs; what is there already is reused.
+
+    Args:
+        node: its name in the plan, as `inverse-alignment plan` lists them, for example `none-s0-r1-ppo`.
+        config: what params.yaml holds; what is left out has its default.
+    """
+    needed = ancestors(draw(lambda: compare(config)), node)
+    remember = Remember()
+    with executing(config) as execution, observing(remember), driving(UpTo(node, needed, execution.driver)):
+        compare(config)
+    return {"artifact": remember.entries[node][1].artifact.model_dump(mode="json")}
 
 
 @flow(name="inverse-alignment", flow_run_name="{arm}-s{seed}", persist_result=False, validate_parameters=False)
@@ -77,6 +95,7 @@ def arm_flow(config: PipelineConfig, arm: str, seed: int, start: Start) -> list[
     """
     execution = _execution.get()
     assert execution is not None, "an arm runs inside compare_flow, which makes its start"
+    claim()
     with execution.arm(arm, seed, config):
         return list(inverse_alignment(config, arm, seed, start))
 
@@ -111,7 +130,7 @@ def run_compare(
                 ahead.later.tell(lineage)
                 execute = replace(execute, observers=(*execute.observers, lineage))
             server.wait()
-            tracked = Tracked(execute, GpuSlot(config.runtime), ahead.done)
+            tracked = Tracked(execute, Slots(config.runtime), ahead.done)
             token = _execution.set(Execution(tracked, lineage))
             try:
                 with quiet_console():
@@ -124,14 +143,19 @@ def run_compare(
 
 
 @contextmanager
-def _executing(config: PipelineConfig) -> Iterator[Execution]:
-    """What `run_compare` has set up; under a worker, which has not called it, the same without displays."""
+def executing(config: PipelineConfig) -> Iterator[Execution]:
+    """What `run_compare` has set up; under a worker, which has not called it, the same without displays.
+
+    The flow run is known to be of this process from here on, and those of dead processes are ended.
+    """
+    claim()
+    close_stale_runs()
     if execution := _execution.get():
         yield execution
         return
-    with _recording(config) as lineage:
+    with owned_by_worker(), _recording(config) as lineage:
         execute = Execute(open_store(config.store), config.runtime, (lineage,) if lineage else ())
-        execution = Execution(Tracked(execute, GpuSlot(config.runtime)), lineage)
+        execution = Execution(Tracked(execute, Slots(config.runtime)), lineage)
         token = _execution.set(execution)
         try:
             yield execution

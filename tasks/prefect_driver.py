@@ -16,25 +16,35 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import prefect
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
 from prefect.tasks import Task
 
 from inverse_alignment.core.artifact import Artifact
 from inverse_alignment.core.store import Entry
-from inverse_alignment.report.comparison import Comparison, load
+from inverse_alignment.report.card import PAGE as CARD
+from inverse_alignment.report.comparison import PAGE, Comparison, load
+from inverse_alignment.report.table import cells, columns, gate_cell
 from inverse_alignment.stages.registry import STAGES
-from tasks.resources import GpuSlot
+from tasks.launch import LaunchFailed
 from tasks.run_stage import Driver, Node, Stages, observing
+from tasks.slots import Slots
 
 RETRY_SECONDS = (5.0, 30.0)
-PROGRESS_SECONDS = 15.0
+PROGRESS_SECONDS = 15.0  # between two lines, and two updates of a bar
 SETTLE_SECONDS = 20.0
 TRANSIENT = {  # besides those that Python gives a class of their own: ConnectionError, TimeoutError
     errno.EAGAIN,
@@ -54,29 +64,34 @@ log = logging.getLogger(__name__)
 
 
 class RunLog:
-    """An observer that writes into the log of the Prefect task run it is called in, and holds the GPU meanwhile."""
+    """An observer that writes into the log of the Prefect task run it is called in, and has the slots meanwhile."""
 
-    def __init__(self, slot: GpuSlot, stages: Stages = STAGES) -> None:
-        self.slot, self.stages = slot, stages
+    def __init__(self, slots: Slots, stages: Stages = STAGES) -> None:
+        self.slots, self.stages = slots, stages
         self._spoke = 0.0
+        self._bar = ProgressBar()
 
     def started(self, node: Node, why: str) -> None:
         """See `Observer.started`."""
-        self._spoke = time.monotonic()
+        self._bar = ProgressBar()
         if self.stages[node.stage].gpu:
-            self.slot.acquire(node.name)
+            self._spoke = time.monotonic() - PROGRESS_SECONDS
+            self.slots.acquire(node.name, lambda seconds, holder: self._wait(node, seconds, holder))
+        self._spoke = time.monotonic()
         self._say("building: %s", why)
 
     def progress(self, node: Node, done: int, total: int, unit: str, values: Mapping[str, float]) -> None:
-        """See `Observer.progress`; one line in `PROGRESS_SECONDS`."""
+        """See `Observer.progress`; one line, and one look at the bar, in `PROGRESS_SECONDS`."""
         if time.monotonic() - self._spoke > PROGRESS_SECONDS:
             self._spoke = time.monotonic()
             shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
             self._say("%d of %d %s  %s", done, total, unit, shown)
+            self._bar.show(node, 100.0 * done / max(1, total), f"{done} of {total} {unit}  {shown}")
 
     def finished(self, node: Node, entry: Entry, seconds: float) -> None:
         """See `Observer.finished`."""
-        self.slot.release()
+        self.slots.release()
+        self._bar.finish(node)
         how = "reused" if entry.reused else f"built in {seconds:.1f} s"
         self._say("%s: %s, fingerprint %s, digest %s", how, entry.artifact.uri, *_identity(entry))
         if entry.metrics:
@@ -84,11 +99,45 @@ class RunLog:
 
     def failed(self, node: Node, error: BaseException) -> None:
         """See `Observer.failed`; Prefect itself records what is raised."""
-        self.slot.release()
+        self.slots.release()
+
+    def _wait(self, node: Node, seconds: float, holder: str) -> None:
+        if time.monotonic() - self._spoke >= PROGRESS_SECONDS:
+            self._spoke = time.monotonic()
+            self._say("waits for the device, which %s has, since %.0f s", holder, seconds)
+            self._bar.show(node, 0.0, f"waits for the device, which {holder} has, since {seconds:.0f} s")
 
     def _say(self, message: str, *values: object) -> None:
         if prefect.runtime.task_run.id is not None:
             get_run_logger().info(message, *values)
+
+
+class ProgressBar:
+    """The progress artifact of a stage, made when there is something to show; a server that is away costs it."""
+
+    def __init__(self) -> None:
+        self._artifact: UUID | None = None
+        self._lost = False
+
+    def show(self, node: Node, percent: float, text: str) -> None:
+        """Set the bar, and the text below it."""
+        if self._lost or prefect.runtime.task_run.id is None:
+            return
+        text = f"{node.name}: {text}"
+        try:
+            if self._artifact is None:
+                key = f"progress-{node.stage.replace('_', '-')}"
+                self._artifact = create_progress_artifact(percent, key=key, description=text)  # type: ignore[assignment]
+            else:
+                update_progress_artifact(self._artifact, percent, text)
+        except (httpx.HTTPError, OSError, PrefectException) as error:
+            self._lost = True
+            log.warning("the progress of %s is not shown any more: %s", node.name, error)
+
+    def finish(self, node: Node) -> None:
+        """Fill the bar, if there is one."""
+        if self._artifact is not None:
+            self.show(node, 100.0, "done")
 
 
 class Tracked:
@@ -96,7 +145,7 @@ class Tracked:
 
     Args:
         inner: what really runs the stages; an `Execute`.
-        slot: the accelerator, taken for a stage that has to be built and wants one.
+        slots: taken for a stage that has to be built and wants an accelerator.
         ahead: what a `run_stage.Ahead` has done of this very flow.
         stages: the table of stages.
     """
@@ -104,11 +153,11 @@ class Tracked:
     def __init__(
         self,
         inner: Driver,
-        slot: GpuSlot,
+        slots: Slots,
         ahead: Mapping[str, tuple[Artifact, float]] | None = None,
         stages: Stages = STAGES,
     ) -> None:
-        self.inner, self.slot, self.stages = inner, slot, stages
+        self.inner, self.slots, self.stages = inner, slots, stages
         self.ahead = dict(ahead or {})
         self.task_runs: list[str] = []
         self._made: dict[str, State[Any]] = {}  # by uri: what later stages depend on
@@ -132,7 +181,7 @@ class Tracked:
                 return_state=True,
             )
         finally:
-            self.slot.release()
+            self.slots.release()
         if not made or not state.is_completed():
             state.result()  # raises what the stage raised
         self._made[made[-1].uri] = state
@@ -156,7 +205,7 @@ class Tracked:
 
     def _run(self, node: Node) -> Artifact:
         if node.name not in self.ahead:
-            with observing(RunLog(self.slot, self.stages)):
+            with observing(RunLog(self.slots, self.stages)), warnings_in_log():
                 return self.inner.run(node)
         artifact, seconds = self.ahead[node.name]
         get_run_logger().info(
@@ -218,11 +267,57 @@ def quiet_console() -> Iterator[None]:
             root.addHandler(handler)
 
 
-def publish_rounds(artifact: Artifact) -> None:
-    """A Prefect table artifact with a row per arm, seed and round of a comparison."""
+@contextmanager
+def warnings_in_log() -> Iterator[None]:
+    """Warnings of ours, as that a stage is tried again, stand in the log of the run they concern."""
+    handler = APILogHandler(level=logging.WARNING)
+    handler.addFilter(lambda record: prefect.runtime.flow_run.id is not None)
+    loggers = [logging.getLogger(name) for name in ("tasks", "inverse_alignment")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+
+
+def publish(artifact: Artifact, mlflow: str) -> None:
+    """What a comparison found as artifacts of the Prefect run: a row per arm and round, every round, where to look.
+
+    Args:
+        artifact: of the stage `compare`.
+        mlflow: address of the page that compares runs, or the command that opens it.
+    """
     comparison = load(Path(artifact.uri))
-    table = rounds_table(comparison)
-    create_table_artifact(table=table, key="inverse-alignment-rounds", description=comparison.title)
+    create_table_artifact(rounds_table(comparison), key="inverse-alignment-rounds", description=comparison.title)
+    create_markdown_artifact(
+        f"{comparison_text(comparison)}\n{links_text(artifact, mlflow)}",
+        key="inverse-alignment-comparison",
+        description=comparison.title,
+    )
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """The table at the end of a run, as markdown."""
+    head = ("arm", "round", *columns(comparison), "gate")
+    starts = [start.evaluation for start in comparison.starts]
+    rows = [("SFT start", "0", *cells(comparison, starts), "")] if starts else []
+    for arm in comparison.arms:
+        for index in range(comparison.rounds):
+            rounds = [run.rounds[index] for run in comparison.of_arm(arm)]
+            shown = cells(comparison, [round_.evaluation for round_ in rounds])
+            rows.append((arm, str(index + 1), *shown, gate_cell(rounds)))
+    lines = [head, ("---",) * len(head), *rows]
+    table = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+    return f"## {comparison.title}\n\n{table}\n"
+
+
+def links_text(artifact: Artifact, mlflow: str) -> str:
+    """Where the report, the data card and MLflow are. A browser opens no file from a page of the web, hence no link."""
+    folder = Path(artifact.uri).resolve()
+    where = f"[{mlflow}]({mlflow})" if mlflow.startswith("http") else f"`{mlflow}`"
+    return f"- report: `{folder / PAGE}`\n- data card: `{folder / CARD}`\n- MLflow: {where}\n"
 
 
 def rounds_table(comparison: Comparison) -> list[dict[str, Any]]:
@@ -242,16 +337,27 @@ def rounds_table(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def transient(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Whether a failure may go away by itself: the network or a disk, never bad input or a bug."""
+    """Whether a failure may go away by itself: the network, a server or a disk, never bad input, NaN or a bug.
+
+    Memory that ran out is no matter of waiting: `Execute` itself tries again with less at once.
+    """
     error = state.result(raise_on_failure=False)
-    passing = isinstance(error, OSError) and (
-        isinstance(error, (ConnectionError, TimeoutError))
-        or error.errno in TRANSIENT
-        or (error.errno is None and type(error).__module__.partition(".")[0] in ("urllib", "requests", "httpx"))
-    )
+    passing = _passing(error)
     if passing and task_run.run_count <= len(RETRY_SECONDS):
         log.warning("%s failed and is tried again: %s", task_run.name, error)
     return passing
+
+
+def _passing(error: object) -> bool:
+    if isinstance(error, LaunchFailed):
+        error = error.__cause__  # what a process of a launched stage met
+    if isinstance(error, httpx.TransportError):  # of the hub and of vLLM's server; no `OSError`
+        return not isinstance(error, httpx.UnsupportedProtocol)
+    return isinstance(error, OSError) and (
+        isinstance(error, (ConnectionError, TimeoutError))
+        or error.errno in TRANSIENT
+        or (error.errno is None and type(error).__module__.partition(".")[0] in ("urllib", "requests"))
+    )
 
 
 def _identity(entry: Entry) -> tuple[str, str]:

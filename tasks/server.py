@@ -11,6 +11,7 @@ Light on purpose: nothing here imports Prefect, whose settings are read when it 
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import fcntl
 import http
@@ -37,7 +38,6 @@ import psutil
 from inverse_alignment.core.errors import UserError
 
 HOST = "127.0.0.1"
-WORK_POOL = "gpu"  # as in prefect.yaml
 STARTUP_SECONDS = 120.0  # a first start creates the database: 12 s on two idle cores
 STOP_SECONDS = 10.0
 ANSWER_SECONDS = 5.0
@@ -45,6 +45,20 @@ WATCH_SECONDS = 5.0
 SAME_START_SECONDS = 2.0  # how far two readings of one process's start time may differ
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WorkPool:
+    """A pool of `prefect.yaml`, and how many runs a worker of `make up` takes from it at once."""
+
+    limit: int
+    description: str
+
+
+WORK_POOLS = {
+    "gpu": WorkPool(1, "stages that train and sample; one worker per GPU, each with its CUDA_VISIBLE_DEVICES"),
+    "cpu": WorkPool(2, "what needs no accelerator: light stages, and runs that wait for other runs"),
+}
 
 
 @dataclass(frozen=True)
@@ -66,6 +80,7 @@ class State:
     port: int
     since: float
     users: tuple[User, ...] = ()
+    host: str = HOST  # the address it listens on; it is spoken to on the loopback interface
 
     @property
     def url(self) -> str:
@@ -91,8 +106,9 @@ class SharedServer:
     A configured API (environment, `prefect.toml`, profile) that answers is used as it is, and nothing is started.
     """
 
-    def __init__(self, project: Path, *, pinned: bool = False) -> None:
+    def __init__(self, project: Path, *, pinned: bool = False, host: str = HOST) -> None:
         self.project = project.resolve()
+        self.host = host
         self.token = uuid.uuid4().hex
         self.pinned = pinned
         self.shared = False  # whether the server is the project's own
@@ -112,7 +128,7 @@ class SharedServer:
             if configured and (state is None or configured != state.url):
                 log.warning("no Prefect server answers at %s: using one in %s", configured, home(self.project))
             if state is None or _is_dead(state):
-                state = _start(self.project, state)
+                state = _start(self.project, state, self.host)
             self._join(state)
         return self
 
@@ -131,7 +147,7 @@ class SharedServer:
                 raise self._failed("the Prefect server does not answer")
             time.sleep(0.1)
         if self.shared:
-            _ensure_work_pool(self._url)
+            _ensure_work_pools(self._url)
         return self._url
 
     def ready(self) -> bool:
@@ -164,7 +180,7 @@ class SharedServer:
                 if self._restarted and _port(state.port) == state.port:
                     return False  # twice, and it was not the port
                 self._restarted = True  # once may be a port that a dead server had not let go of yet
-                state = _start(self.project, state)
+                state = _start(self.project, state, self.host)
             self._join(state)
             return True
 
@@ -194,6 +210,8 @@ class SharedServer:
             "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
             "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
         }
+        if login := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
+            quiet["PREFECT_API_AUTH_STRING"] = login
         for name, value in {**quiet, **values}.items():
             self._environment.setdefault(name, os.environ.get(name))
             os.environ[name] = value
@@ -223,13 +241,18 @@ def prefect_server(project: Path) -> Iterator[str]:
         server.release()
 
 
-def start(project: Path) -> str:
+def start(project: Path, host: str = HOST) -> str:
     """Start the project's server, or find it, and keep it until `stop`; its URL.
 
     Raises:
-        UserError: it does not answer.
+        UserError: it does not answer, or it runs already and listens on another address.
     """
-    server = SharedServer(project, pinned=True).begin()
+    with _locked(project):
+        state = _read(project)
+    if state is not None and _runs(state.pid, state.start) and state.host != host:
+        fix = "end it first: `inverse-alignment server stop`"
+        raise UserError(f"the Prefect server runs already, on {state.host}", where=f"--host {host}", fix=fix)
+    server = SharedServer(project, pinned=True, host=host).begin()
     url = server.wait()
     server._restore_environment()
     return url
@@ -287,19 +310,26 @@ def _opener(url: str) -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(urllib.request.ProxyHandler({}) if local else urllib.request.ProxyHandler())
 
 
-def _ensure_work_pool(url: str) -> None:
-    """`prefect deploy` refuses a pool that does not exist: the project's own server has the one of `prefect.yaml`."""
-    body = {"name": WORK_POOL, "type": "process", "description": "One worker per GPU: prefect worker start --pool gpu"}
-    request = urllib.request.Request(  # noqa: S310 - our own URL
-        f"{url}/work_pools/", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    try:
-        _opener(url).open(request, timeout=ANSWER_SECONDS).close()
-    except urllib.error.HTTPError as error:
-        if error.code != http.HTTPStatus.CONFLICT:  # it is there
-            log.warning("the work pool %s could not be made: %s", WORK_POOL, error)
-    except OSError as error:
-        log.warning("the work pool %s could not be made: %s", WORK_POOL, error)
+def _ensure_work_pools(url: str) -> None:
+    """`prefect deploy` refuses a pool that does not exist: the project's own server has those of `prefect.yaml`."""
+    for name, pool in WORK_POOLS.items():
+        body = {"name": name, "type": "process", "description": pool.description}
+        request = urllib.request.Request(  # noqa: S310 - our own URL
+            f"{url}/work_pools/", json.dumps(body).encode(), {"Content-Type": "application/json", **_login()}
+        )
+        try:
+            _opener(url).open(request, timeout=ANSWER_SECONDS).close()
+        except urllib.error.HTTPError as error:
+            if error.code != http.HTTPStatus.CONFLICT:  # it is there
+                log.warning("the work pool %s could not be made: %s", name, error)
+        except OSError as error:
+            log.warning("the work pool %s could not be made: %s", name, error)
+
+
+def _login() -> dict[str, str]:
+    """The header for a server that asks who one is."""
+    login = os.environ.get("PREFECT_API_AUTH_STRING") or os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
+    return {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"} if login else {}
 
 
 def configured_url() -> str | None:
@@ -389,14 +419,15 @@ def _is_dead(state: State) -> bool:
     return not any(answers(state.url) for _ in range(3))
 
 
-def _start(project: Path, old: State | None) -> State:
+def _start(project: Path, old: State | None, host: str) -> State:
     """Start a supervisor with a server; in place of an old one on its port, so that its other users find it again."""
+    host = old.host if old else host
     if old is not None:
         _end(project, old)
     port = _port(old.port if old else 0)
     with log_path(project).open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tasks.server", str(project), str(port), str(WATCH_SECONDS)],
+            [sys.executable, "-m", "tasks.server", str(project), str(port), str(WATCH_SECONDS), host],
             cwd=Path(__file__).parents[1],
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -404,7 +435,7 @@ def _start(project: Path, old: State | None) -> State:
             start_new_session=True,
         )
     users = _without_dead_users(old).users if old else ()
-    state = State(process.pid, psutil.Process(process.pid).create_time(), port, time.time(), users)
+    state = State(process.pid, psutil.Process(process.pid).create_time(), port, time.time(), users, host)
     process.returncode = 0  # it is meant to outlive us: no ResourceWarning
     _write(project, state)
     return state
@@ -451,11 +482,11 @@ def _refresh_prefect() -> None:
         sys.modules["prefect.context"].refresh_global_settings_context()
 
 
-def _supervise(project: Path, port: int, watch_seconds: float) -> None:
+def _supervise(project: Path, port: int, watch_seconds: float, host: str) -> None:
     """Run a server until it ends, until told to stop, or until nobody has used it for two looks."""
     signal.signal(signal.SIGTERM, _leave)
     server = subprocess.Popen(
-        [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)],
+        [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", host, "--port", str(port)],
         cwd=project,
         env=_server_environment(project, port),
         preexec_fn=_die_with_parent if sys.platform == "linux" else None,
@@ -490,13 +521,15 @@ def _deserted(project: Path, forget: bool) -> bool:
 
 
 def _server_environment(project: Path, port: int) -> dict[str, str]:
-    """The caller's environment, with nobody's Prefect settings but ours."""
-    others = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    """The caller's environment, with nobody's Prefect settings but ours, and the login that it asks for."""
+    kept = ("PREFECT_SERVER_API_AUTH_STRING",)
+    others = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_") or name in kept}
     return {
         **others,
         "DO_NOT_TRACK": "1",
         "PREFECT_HOME": str(home(project)),
-        "PREFECT_API_URL": f"http://{HOST}:{port}/api",  # what the pages it serves call
+        "PREFECT_API_URL": f"http://{HOST}:{port}/api",
+        "PREFECT_SERVER_UI_API_URL": "/api",  # what its pages call, from wherever they are looked at
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     }
 
@@ -511,4 +544,4 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    _supervise(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
+    _supervise(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import urllib.request
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from mlflow import MlflowClient
 from prefect.logging.handlers import APILogHandler
@@ -22,6 +24,7 @@ from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.store import Entry
 from inverse_alignment.stages.registry import STAGES
 from tasks import prefect_driver, server
+from tasks.launch import LaunchFailed
 from tasks.prefect_driver import transient
 from tasks.run_stage import Node, Remember
 from tests.flows.quick_stages import QUICK
@@ -109,6 +112,10 @@ def test_every_stage_of_a_run_that_ended_its_server_is_recorded(first: Remember,
     rows = json.loads(table["data"])
     assert len(rows) == 12
     assert rows[0]["gold_reward"] == 0.25
+    (text,) = ask(url, "/artifacts/filter", {"artifacts": {"key": {"like_": "inverse-alignment-comparison"}}})
+    assert "| similarity | 2 | 0.25 ± 0.00 | 1.00 ± 0.00 | 1.5 ± 0.0 |" in text["data"]
+    report = Path(re.search(r"report: `(.*)`", text["data"])[1])  # type: ignore[index]
+    assert report.name == "report.html" and report.parent.parent.name == "compare"
 
 
 def test_a_second_run_reuses_everything_and_still_shows(
@@ -176,6 +183,12 @@ class _State:
         return self.error
 
 
+def _launched(cause: BaseException | None) -> LaunchFailed:
+    failure = LaunchFailed("process 1 of 2 failed")
+    failure.__cause__ = cause
+    return failure
+
+
 class _Run:
     name, run_count = "sft-s0", 1
 
@@ -187,6 +200,10 @@ class _Run:
         (TimeoutError("x"), True),
         (OSError(5, "Input/output error"), True),
         (OSError(28, "No space left on device"), False),
+        (httpx.ConnectError("the hub is away"), True),
+        (_launched(OSError(5, "Input/output error")), True),
+        (_launched(None), False),
+        (FloatingPointError("the loss is NaN"), False),
         (FileNotFoundError(2, "x"), False),
         (OSError("x is not a valid model identifier"), False),
         (UserError("x", where="y", fix="z"), False),
@@ -197,15 +214,18 @@ def test_only_what_may_go_away_is_transient(error: BaseException, again: bool) -
     assert transient(None, _Run, _State(error)) is again  # type: ignore[arg-type]
 
 
-def test_prefect_deploy_takes_the_deployment_and_validates_its_form(url: str) -> None:
+def test_prefect_deploy_takes_the_deployments_and_validates_their_forms(url: str) -> None:
     command = [sys.executable, "-m", "prefect", "deploy", "--all", "--no-prompt"]
     environment = {**os.environ, "PREFECT_API_URL": url, "PREFECT_HOME": str(Path(".prefect").resolve())}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    (deployment,) = ask(url, "/deployments/filter", {})
-    assert (deployment["name"], deployment["work_pool_name"]) == ("inverse-alignment", "gpu")
+    found = {deployment["name"]: deployment for deployment in ask(url, "/deployments/filter", {})}
+    pools = {name: of["work_pool_name"] for name, of in found.items()}
+    expected = {"inverse-alignment": "gpu", "compare": "cpu", "stage": "gpu", "stage-cpu": "cpu"}
+    assert {name: pools.get(name) for name in expected} == expected
+    deployment = found["inverse-alignment"]
     assert [schedule["active"] for schedule in deployment["schedules"]] == [False]
     create = f"/deployments/{deployment['id']}/create_flow_run"
     for wrong in ({"rounds": 99}, {"roundz": 1}):
