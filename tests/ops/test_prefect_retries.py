@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -10,15 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
+from benchmarks.resume.project import SMALL, WORLD
+from flows.compare import compare
+from inverse_alignment.config import PipelineConfig
 from inverse_alignment.core.artifact import RUNTIME
 from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.context import RuntimeConfig, StageContext
 from inverse_alignment.core.errors import UserError
+from inverse_alignment.core.metrics import Report
 from inverse_alignment.core.store import Entry, Store
+from inverse_alignment.stages import ppo
 from inverse_alignment.stages.registry import STAGES
+from inverse_alignment.world.text import write_dataset
 from tasks.launch import LaunchFailed
-from tasks.run_stage import HALVINGS, IN_PARTS, Execute, Node, halved, out_of_memory
+from tasks.run_stage import HALVINGS, IN_PARTS, Execute, Node, halved, out_of_memory, run_up_to
 
 SIZES = ("training_tokens", "generation_rows", "scoring_rows")
 RUNTIME_CONFIG = RuntimeConfig(device="cpu", training_tokens=1000, generation_rows=100, scoring_rows=1)
@@ -29,8 +37,11 @@ class Empty(Section):
     """A stage without configuration."""
 
 
-_behaviour: Callable[[StageContext], None] = lambda context: None
 _seen: list[int] = []
+
+
+def _behaviour(context: StageContext) -> None:
+    """Set by the tests."""
 
 
 def build(inputs: Mapping[str, Path], config: Section, context: StageContext) -> dict[str, Any]:
@@ -130,6 +141,55 @@ def test_the_stages_tried_again_are_those_that_read_a_size() -> None:
 )
 def test_memory_that_ran_out_is_told_from_other_errors(error: Exception, expected: bool) -> None:
     assert out_of_memory(error) is expected
+
+
+@pytest.mark.ops
+def test_real_ppo_with_half_as_much_at_once_learns_the_same_within_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real loop on a small policy; the first attempt fails in the second step, after rows have been written."""
+    write_dataset(tmp_path / "data", WORLD)
+    sources = [{"format": "jsonl", "name": "advice", "path": str(tmp_path / "data" / "pairs.jsonl")}]
+    data = {**SMALL["data"], "sources": sources}
+    runtime = {**SMALL["runtime"], "training_tokens": 256, "checkpoint_seconds": 3600}
+    arms = {"none": {"selection": {"type": "none"}}}
+    config = PipelineConfig.model_validate({**SMALL, "rounds": 1, "data": data, "arms": arms, "runtime": runtime})
+    node = "none-s0-r1-ppo"
+    weights = []
+    for place, failures in (("straight", 0), ("halved", 1)):
+        if failures:
+            shutil.copytree(tmp_path / "straight", tmp_path / place, ignore=shutil.ignore_patterns("ppo"))
+            _fail_once(monkeypatch)
+        execute = Execute(Store(tmp_path / place), config.runtime)
+        _, entry = run_up_to(lambda: compare(config), node, execute)
+        used = json.loads((Path(entry.artifact.uri) / RUNTIME).read_text())["runtime"]
+        assert not entry.reused and used["training_tokens"] == 256 // 2**failures
+        weights.append(load_file(Path(entry.artifact.uri) / "policy" / "model.safetensors"))
+    straight, halved_ = weights
+    largest = max(float((straight[name] - halved_[name]).abs().max()) for name in straight)
+    assert 0 < largest < 1e-5  # other sums, and no other numbers
+
+
+def _fail_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def __init__(self, report: Report) -> None:
+            self.report = report
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.report, name)
+
+        def log(self, step: int, values: Mapping[str, float]) -> None:
+            if step == 2:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            self.report.log(step, values)
+
+    real = ppo.build
+
+    def once(inputs: Mapping[str, Path], config: Section, context: StageContext) -> dict[str, Any]:
+        monkeypatch.setattr(ppo, "build", real)
+        return real(inputs, config, replace(context, report=Full(context.report)))
+
+    monkeypatch.setattr(ppo, "build", once)
 
 
 def test_what_cannot_be_halved_any_more_is_not() -> None:
