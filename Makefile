@@ -26,7 +26,11 @@ run: setup ## run the main job: three arms on the embedded text world, then a re
 
 .PHONY: test
 test: setup ## the tests (minutes, CPU only)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not ops"
+
+.PHONY: test-ops
+test-ops: setup ## the tests on real Prefect and MLflow servers and real DVC projects (minutes)
+	@$(BIN)/python -m pytest -m ops tests
 
 .PHONY: test-all
 test-all: setup ## the tests and the slow checks
@@ -55,6 +59,10 @@ up: setup ## start a Prefect server, an MLflow server and workers on this machin
 .PHONY: down
 down: ## end what `make up` has started
 	@$(BIN)/inverse-alignment down
+
+.PHONY: screenshots
+screenshots: setup ## take the pictures of docs/images anew: servers, a small run, a browser (minutes)
+	@PYTHONPATH=. $(BIN)/python docs/images/make.py
 
 .PHONY: clean
 clean: ## remove what was derived here: artifacts, reports, local servers' records; keeps .venv and data
