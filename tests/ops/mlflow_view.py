@@ -76,10 +76,22 @@ def view(uri: str) -> dict[str, Any]:
     ]
     return {
         "runs": {keys[run.info.run_id]: _run(client, run, keys, names) for run in runs},
-        "models": {model.name: [keys[model.source_run_id], model.tags, model.status] for model in models},
+        "models": {
+            model.name: [keys[model.source_run_id], _ours(model.tags), model.status == "READY"] for model in models
+        },
         "versions": sorted([v.name, int(v.version), keys[v.run_id], sorted(v.tags.items())] for v in versions),
-        "aliases": {each.name: client.get_registered_model(each.name).aliases for each in registered},
+        "aliases": {
+            each.name: {
+                alias: int(version) for alias, version in client.get_registered_model(each.name).aliases.items()
+            }
+            for each in registered
+        },
     }
+
+
+def _ours(tags: dict[str, str]) -> dict[str, str]:
+    """Without what MLflow adds by itself: a database kept elsewhere says who and where."""
+    return {name: text for name, text in tags.items() if not name.startswith("mlflow.")}
 
 
 def _run(client: MlflowClient, run: Run, keys: dict[str, str], names: dict[str, str]) -> dict[str, Any]:

@@ -115,8 +115,8 @@ def test_models_are_linked_to_runs_data_and_measurements(project: Path, tracked:
     by_name = {key.partition("/")[2]: run for key, run in seen["runs"].items()}
     assert by_name["random-s0-r2-ppo"]["models in"] == ["policy-random-s0-r1", "reward-model-random-s0-r1"]
     assert by_name["random-s0-r2-ppo"]["models out"] == ["policy-random-s0-r2"]
-    key, tags, status = seen["models"]["policy-random-s0-r2"]
-    assert key.endswith("/random-s0-r2-ppo") and status == "READY"
+    key, tags, ready = seen["models"]["policy-random-s0-r2"]
+    assert key.endswith("/random-s0-r2-ppo") and ready
     assert Path(tags["weights.uri"], "weights.txt").read_text() == "policy random-s0-r2"
     assert tags["weights.digest"] == external("policy", Path(tags["weights.uri"])).digest
     _, refused, _ = seen["models"]["reward-model-random-s0-r2"]
