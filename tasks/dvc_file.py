@@ -15,12 +15,24 @@ from inverse_alignment.core.artifact import PENDING, RUNTIME
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.fingerprint import source_files
 from inverse_alignment.core.store import Entry
+from inverse_alignment.report.comparison import FILE as COMPARISON
+from inverse_alignment.report.comparison import Comparison, load
+from inverse_alignment.stages.compare import CompareStage
 from inverse_alignment.stages.registry import STAGES
 from tasks.run_stage import Node, Stages, upstream
 
 DVC_FILE = "dvc.yaml"
 RECORDS = "pipeline"
-MACHINES = "machines.json"
+MACHINES = f"{RECORDS}/machines.json"
+ROUNDS = f"{RECORDS}/rounds.csv"
+SELECTION = "selection.jsonl"
+MEASURES: Mapping[str, str] = {
+    "gold_reward": "Gold reward",
+    "rm_score": "Score of the reward model",
+    "kl_to_sft": "KL to the SFT policy, nats",
+    "on_policy_accuracy_after": "Accuracy of the reward model on the policy's own answers",
+}
+"""What `dvc plots` draws, by its name in an evaluation."""
 RENDER = "inverse-alignment dvc"
 HEADER = f"""\
 # Rendered by `{RENDER}` from params.yaml: do not edit, render again.
@@ -50,7 +62,7 @@ _ROUND = re.compile(r"(?P<arm>.+)-s\d+-r\d+-[a-z]+")
 
 def render(nodes: Sequence[Node], root: Path, stages: Stages = STAGES) -> str:
     """The text of dvc.yaml for a drawn graph; paths are relative to `root`."""
-    body = {"stages": {node.name: _stage(node, root, stages) for node in nodes}}
+    body = {"stages": {node.name: _stage(node, root, stages) for node in nodes}, "plots": _plots(nodes)}
     return HEADER + yaml.dump(body, sort_keys=False, width=120, allow_unicode=True, Dumper=_Plain)
 
 
@@ -90,6 +102,11 @@ def record_path(node: str) -> str:
     return f"{RECORDS}/{node}.json"
 
 
+def ids_path(node: str) -> str:
+    """Where the ids of the pairs that a selection kept lie, relative to the project."""
+    return f"{RECORDS}/{node}.ids"
+
+
 def record(node: Node, entry: Entry) -> dict[str, Any]:
     """What DVC keeps of a finished node: canonical fields alone, so that running twice changes nothing."""
     return {
@@ -106,34 +123,35 @@ def record(node: Node, entry: Entry) -> dict[str, Any]:
 def write_record(node: Node, entry: Entry, root: Path) -> Path:
     """Write a node's record below `root`, and which kind of machine made it; returns the record's path.
 
-    The record of a selection has the ids of the pairs beside it, one a line: which they were stays in git.
+    The record of a selection has the ids of the pairs beside it, one a line; that of the comparison the table that
+    `dvc plots` draws. All of it is small and stays in git.
     """
-    path = root / record_path(node.name)
+    folder, path = Path(entry.artifact.uri), root / record_path(node.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(record(node, entry), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    changed = not path.exists() or path.read_text(encoding="utf-8") != text
-    _write(path, text)
-    selection = Path(entry.artifact.uri) / "selection.jsonl"
-    if node.stage == "select" and selection.exists():
-        rows = selection.read_text(encoding="utf-8").splitlines()
-        _write(path.with_suffix(".ids"), "".join(f"{json.loads(row)['id']}\n" for row in rows))
+    _write(path, json.dumps(record(node, entry), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    if (folder / SELECTION).exists():
+        rows = (folder / SELECTION).read_text(encoding="utf-8").splitlines()
+        _write(root / ids_path(node.name), "".join(f"{json.loads(row)['id']}\n" for row in rows))
+    if (folder / COMPARISON).exists():
+        _write(root / ROUNDS, _rounds(load(folder)))
     with (path.parent / "machines.lock.tmp").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _remember(node.name, machine_of(Path(entry.artifact.uri)), changed, path.parent / MACHINES)
+        _remember(node.name, entry, root / MACHINES)
     return path
 
 
-def _remember(node: str, machine: dict[str, Any] | None, changed: bool, path: Path) -> None:
-    """Bytes that did not change were made where that was first said: repeating changes nothing."""
+def _remember(node: str, entry: Entry, path: Path) -> None:
+    """Bytes that are the recorded ones were made where that was first said: repeating changes nothing."""
     machines = read_machines(path)
-    if not changed and node in machines:
+    digest = entry.artifact.digest
+    if machines.get(node, {}).get("digest") == digest:
         return
-    if machine is None:
-        machines.pop(node, None)
-    else:
-        machines[node] = machine
-    if machines != read_machines(path):
-        _write(path, json.dumps(machines, indent=1, sort_keys=True) + "\n")
+    machine = machine_of(Path(entry.artifact.uri))
+    kept = {name: facts for name, facts in machines.items() if name != node}
+    if machine is not None:
+        kept[node] = {**machine, "digest": digest}
+    if kept != machines:
+        _write(path, json.dumps(kept, indent=1, sort_keys=True) + "\n")
 
 
 def read_machines(path: Path) -> dict[str, dict[str, Any]]:
@@ -166,6 +184,40 @@ def sections(node: Node) -> list[str]:
     return sorted(found)
 
 
+def _plots(nodes: Sequence[Node]) -> list[dict[str, Any]]:
+    """A chart for each measure, with a line for every arm over the rounds; the table is written with the comparison."""
+    arms = next((node.config.arms for node in nodes if isinstance(node.config, CompareStage)), ())
+    return [
+        {
+            measure: {
+                "x": "round",
+                "y": {ROUNDS: [f"{measure} {arm}" for arm in arms]},
+                "title": f"{title}, by round; mean over seeds",
+            }
+        }
+        for measure, title in MEASURES.items()
+    ]
+
+
+def _rounds(comparison: Comparison) -> str:
+    """A row for each round, with the mean over seeds of every measure of every arm."""
+    lines = [["round", *(f"{measure} {arm}" for measure in MEASURES for arm in comparison.arms)]]
+    for number in range(1, comparison.rounds + 1):
+        row = [str(number)]
+        for measure in MEASURES:
+            for arm in comparison.arms:
+                found = [
+                    getattr(round_.evaluation, measure)
+                    for run in comparison.runs
+                    for round_ in run.rounds
+                    if run.arm == arm and round_.round == number
+                ]
+                known = [value for value in found if value is not None]
+                row.append(repr(sum(known) / len(known)) if known else "")
+        lines.append(row)
+    return "".join(f"{','.join(line)}\n" for line in lines)
+
+
 class _Plain(yaml.SafeDumper):
     """Lists indented below their key, as people write them."""
 
@@ -178,10 +230,12 @@ def _stage(node: Node, root: Path, stages: Stages) -> dict[str, Any]:
     outside = {
         artifact.uri for artifact in node.inputs.values() if artifact.digest == PENDING and _is_path(artifact.uri)
     }
+    beside = {"select": [ids_path(node.name)], "compare": [ROUNDS]}.get(node.stage)
     return {
         "cmd": f"inverse-alignment stage {node.name}",
         "deps": [*sorted(record_path(name) for name in upstream(node)), *sorted(outside), *sorted(code)],
         "params": sections(node),
+        **({"outs": [{name: {"cache": False}} for name in beside]} if beside else {}),
         "metrics": [{record_path(node.name): {"cache": False}}],
     }
 

@@ -93,7 +93,7 @@ def verify(flow: Flow, root: Path, execute: Execute, nodes: Sequence[str] = ()) 
     wanted = tuple(nodes) or tuple(node.name for node in drawn)
     needed = frozenset(wanted).union(*(ancestors(drawn, name) for name in wanted))
     records = {node.name: read_record(root, node.name) for node in drawn if node.name in needed}
-    machines = read_machines(root / RECORDS / MACHINES)
+    machines = read_machines(root / MACHINES)
     remember = Remember()
     with driving(UpTo(wanted[-1], needed, execute, execute.stages)), observing(remember):
         flow()
@@ -110,7 +110,7 @@ def read_record(root: Path, name: str) -> dict[str, Any]:
     """
     path = root / record_path(name)
     if not path.exists():
-        known = [each.stem for each in (root / RECORDS).glob("*.json") if each.name != MACHINES]
+        known = [each.stem for each in (root / RECORDS).glob("*.json") if each.name != Path(MACHINES).name]
         raise UserError(
             f"'{name}' has no record",
             where=str(path),
@@ -126,11 +126,12 @@ def judge(node: Node, entry: Entry, kept: Mapping[str, Any], machine: Mapping[st
         node: as it ran.
         entry: what was built.
         kept: the record.
-        machine: which kind made the record; None if that is not known.
+        machine: which kind made which bytes; None if that is not known.
     """
     made = record(node, entry)
     here = machine_of(Path(entry.artifact.uri))
-    same_kind = machine is not None and dict(machine) == here
+    known = machine is not None and machine["digest"] == kept["digest"]
+    same_kind = machine is not None and known and here == {name: machine[name] for name in ("cpu", "threads", "gpu")}
     same_bytes = made["digest"] == kept["digest"]
     rows = tuple(_compared(node.stage, kept["metrics"], made["metrics"], exact=same_kind or same_bytes))
     status: Status = "differs"
@@ -140,7 +141,7 @@ def judge(node: Node, entry: Entry, kept: Mapping[str, Any], machine: Mapping[st
         why = "the digest is the recorded one"
     elif same_kind:
         why = f"the same kind of machine must give the same bytes; {_first_cause(made, kept)}"
-    elif machine is None:
+    elif machine is None or not known:
         why = "it is not recorded on which kind of machine this was made"
     else:
         why = f"recorded on another kind of machine: {', '.join(str(machine[name]) for name in ('cpu', 'threads'))}"

@@ -65,6 +65,12 @@ def change(project: Path, node: str, **values: Any) -> None:
     path.write_text(json.dumps({**record, **values}))
 
 
+def machine(project: Path, node: str, **facts: Any) -> None:
+    path = project / "pipeline" / "machines.json"
+    machines = json.loads(path.read_text())
+    path.write_text(json.dumps({**machines, node: {**machines[node], **facts}}))
+
+
 def test_a_recorded_pipeline_comes_out_with_the_same_bytes(project: Path) -> None:
     code, text, verdicts = verify()
     assert code == 0, text
@@ -100,6 +106,7 @@ def test_control_other_data_are_not_reproduced(project: Path) -> None:
 
 def test_control_a_digest_that_nobody_gets_again(project: Path) -> None:
     change(project, "sft-s0", digest="0" * 64)
+    machine(project, "sft-s0", digest="0" * 64)
     code, text, verdicts = verify("sft-s0")
     assert (code, verdicts["sft-s0"]["status"]) == (1, "differs")
     assert "the same kind of machine must give the same bytes; its inputs are the recorded ones" in text
@@ -114,9 +121,7 @@ def test_control_a_record_whose_number_was_changed(project: Path) -> None:
 
 
 def test_on_another_kind_of_machine_the_metrics_count(project: Path) -> None:
-    machines = json.loads(Path("pipeline/machines.json").read_text())
-    machines["sft-s0"]["cpu"] = "Another 9000"
-    Path("pipeline/machines.json").write_text(json.dumps(machines))
+    machine(project, "sft-s0", cpu="Another 9000", digest="0" * 64)
     change(project, "sft-s0", digest="0" * 64)
     code, text, verdicts = verify("sft-s0")
     assert (code, verdicts["sft-s0"]["status"]) == (0, "within tolerances")
@@ -153,9 +158,10 @@ def test_tolerances_hold_to_their_edge(tmp_path: Path, metrics: dict[str, Any], 
     node, entry = gated(tmp_path)
     kept = {**dvc_file.record(node, entry), "digest": "0" * 64}
     kept["metrics"] = {**entry.metrics, **metrics}
-    verdict = judge(node, entry, kept, {"cpu": "Another 9000", "threads": 1, "gpu": None})
-    assert verdict.status == status
-    assert judge(node, entry, kept, dvc_file.machine_of(Path(entry.artifact.uri))).status == "differs"
+    here = {**(dvc_file.machine_of(Path(entry.artifact.uri)) or {}), "digest": "0" * 64}
+    assert judge(node, entry, kept, {**here, "cpu": "Another 9000"}).status == status
+    assert judge(node, entry, kept, here).status == "differs"
+    assert judge(node, entry, kept, {**here, "digest": "1" * 64}).status == status  # says nothing of these bytes
 
 
 def test_tolerances_are_by_stage_and_metric() -> None:
@@ -172,13 +178,14 @@ def test_where_bytes_were_made_is_kept_as_long_as_they_are_the_same(tmp_path: Pa
     dvc_file.write_record(node, entry, tmp_path)
     path = tmp_path / "pipeline" / "machines.json"
     mine = dvc_file.read_machines(path)
-    assert mine[node.name] == dvc_file.machine_of(Path(entry.artifact.uri))
-    path.write_text(json.dumps({node.name: {"cpu": "Another 9000", "threads": 1, "gpu": None}}))
+    made_here = dvc_file.machine_of(Path(entry.artifact.uri))
+    assert made_here is not None and mine[node.name] == {**made_here, "digest": entry.artifact.digest}
+    path.write_text(json.dumps({node.name: {**mine[node.name], "cpu": "Another 9000"}}))
     dvc_file.write_record(node, entry, tmp_path)
     assert dvc_file.read_machines(path)[node.name]["cpu"] == "Another 9000"
     other, changed = gated(tmp_path / "store", "b")
     dvc_file.write_record(other, changed, tmp_path)
-    assert dvc_file.read_machines(path) == mine
+    assert dvc_file.read_machines(path)[node.name] == {**made_here, "digest": changed.artifact.digest}
     (Path(entry.artifact.uri) / "runtime.json").unlink()
     dvc_file.write_record(node, entry, tmp_path)
     assert dvc_file.read_machines(path) == {}  # nobody knows who made these

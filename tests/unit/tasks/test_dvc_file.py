@@ -34,6 +34,9 @@ def test_every_node_is_a_stage_with_a_record(stages: dict[str, dict]) -> None:
     for name, stage in stages.items():
         assert stage["cmd"] == f"inverse-alignment stage {name}"
         assert stage["metrics"] == [{f"pipeline/{name}.json": {"cache": False}}]
+    beside = {name: [*out] for name, stage in stages.items() for out in stage.get("outs", ())}
+    assert beside.pop("compare") == ["pipeline/rounds.csv"]
+    assert beside == {name: [f"pipeline/{name}.ids"] for name in stages if name.endswith("-select")}
 
 
 def test_dependencies_are_records_data_and_code_that_exist(stages: dict[str, dict]) -> None:
