@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger
 from prefect.server.schemas.actions import DeploymentCreate, validate_base_job_template
 from prefect.utilities.schema_tools.validation import ValidationError
 from prefect.utilities.templating import apply_values
@@ -148,3 +150,11 @@ def test_the_job_variables_of_prefect_yaml_fit_process_pools_that_up_makes() -> 
     for deployment in deployments:
         job = check(bundled("prefect", "process"), deployment["work_pool"]["job_variables"])
         assert job["env"]["PYTHONUNBUFFERED"] == "1"
+
+
+def test_a_run_is_given_up_for_dead_after_three_heartbeats_that_did_not_come() -> None:
+    (values,) = yaml.safe_load((ROOT / "deploy" / "crash-silent-runs.yaml").read_text())["automations"]
+    automation = AutomationCore.model_validate(values)
+    assert isinstance(automation.trigger, EventTrigger) and isinstance(automation.actions[0], ChangeFlowRunState)
+    assert automation.trigger.within.total_seconds() >= 3 * services.HEARTBEAT_SECONDS
+    assert automation.actions[0].state == "CRASHED"
