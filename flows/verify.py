@@ -21,7 +21,7 @@ from inverse_alignment.core.store import Store
 from tasks import run_stage
 from tasks.display import Display
 from tasks.run_stage import Flow
-from tasks.verify import Status, Verdict
+from tasks.verify import Status, Verdict, needed_for
 from tasks.verify import verify as rebuild
 
 COLOURS: dict[Status, str] = {"same bytes": "green", "within tolerances": "yellow", "differs": "red"}
@@ -43,7 +43,7 @@ def verify(
     require_writable(out)
     with _empty(store) as root:
         execute = run_stage.Execute(Store(root), config.runtime)
-        total = len(run_stage.draw(flow, execute.stages))
+        total = len(needed_for(run_stage.draw(flow, execute.stages), nodes))
         with Display(total, console) as display, run_stage.observing(display):
             verdicts = list(rebuild(flow, Path(), execute, nodes))
     for verdict in verdicts:

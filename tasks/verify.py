@@ -91,7 +91,7 @@ def verify(flow: Flow, root: Path, execute: Execute, nodes: Sequence[str] = ()) 
         raise UserError("the store is not empty", where=str(execute.store.root), fix="name a folder that is not there")
     drawn = draw(flow, execute.stages)
     wanted = tuple(nodes) or tuple(node.name for node in drawn)
-    needed = frozenset(wanted).union(*(ancestors(drawn, name) for name in wanted))
+    needed = needed_for(drawn, nodes)
     records = {node.name: read_record(root, node.name) for node in drawn if node.name in needed}
     machines = read_machines(root / MACHINES)
     remember = Remember()
@@ -100,6 +100,16 @@ def verify(flow: Flow, root: Path, execute: Execute, nodes: Sequence[str] = ()) 
     for name, kept in records.items():
         node, entry = remember.entries[name]
         yield judge(node, entry, kept, machines.get(name))
+
+
+def needed_for(drawn: Sequence[Node], nodes: Sequence[str]) -> frozenset[str]:
+    """These nodes with all they need; every node where none is named.
+
+    Raises:
+        UserError: a node does not exist.
+    """
+    wanted = tuple(nodes) or tuple(node.name for node in drawn)
+    return frozenset(wanted).union(*(ancestors(drawn, name) for name in wanted))
 
 
 def read_record(root: Path, name: str) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""What orchestration, tracking and versioning cost a stage and a run."""

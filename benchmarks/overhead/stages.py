@@ -1,0 +1,71 @@
+"""Stages that load what real ones load and then do next to nothing, so that what surrounds them can be seen."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from inverse_alignment.core.artifact import sha256_text
+from inverse_alignment.core.configuration import Section, identity_of
+from inverse_alignment.core.context import StageContext
+from inverse_alignment.report.comparison import Comparison, Evaluation, Round, Run, save
+from inverse_alignment.stages.compare import CompareStage
+from inverse_alignment.stages.registry import STAGES
+from inverse_alignment.stages.select import SelectStage
+
+LIGHT = {name: replace(spec, module="benchmarks.overhead.stages", packages=()) for name, spec in STAGES.items()}
+ROWS = 40
+"""Rows of metrics a stage reports: as many as a round of PPO by default takes steps."""
+
+
+def build(inputs: Mapping[str, Path], config: Section, context: StageContext) -> dict[str, Any]:
+    """Write a text per part that depends on the inputs, forty rows of metrics, and for the last stage a comparison."""
+    if not isinstance(config, CompareStage):
+        importlib.import_module("torch")
+    seen = sorted((name, _content(path)) for name, path in inputs.items())
+    content = sha256_text(f"{type(config).__name__} {seen} {identity_of(config)} {context.seed}")
+    for part in ("policy", "reward", "model", "state"):
+        (context.out / part).mkdir()
+        (context.out / part / "content.txt").write_text(f"{part} {content}")
+    for step in range(ROWS):
+        context.report.log(step, {"loss": 1.0 / (step + 1), "kl_to_sft": step / ROWS, "rm_score": 0.5})
+        context.report.progress(step + 1, ROWS, "steps")
+    if isinstance(config, SelectStage):
+        (context.out / "selection.jsonl").write_text('{"id": "toy/0"}\n')
+    if isinstance(config, CompareStage):
+        save(_comparison(config), context.out)
+    return {"rm_score": 0.5, "kl_to_sft": 1.0}
+
+
+def _content(path: Path) -> str:
+    if path.is_file():
+        return sha256_text(path.read_text())
+    return " ".join(sorted(file.read_text() for file in path.rglob("content.txt")))
+
+
+def _comparison(config: CompareStage) -> Comparison:
+    evaluation = Evaluation(rm_score=0.5, kl_to_sft=1.0, response_tokens=9, ended_share=1)
+    empty: dict[str, Any] = {"samples": (), "curve": (), "training": (), "selection": None, "gate": None}
+    rounds = tuple(Round(round=index + 1, evaluation=evaluation, **empty) for index in range(config.rounds))
+    return Comparison(
+        title=config.title,
+        config_digest=config.config_digest,
+        arms=config.arms,
+        seeds=config.seeds,
+        rounds=config.rounds,
+        starts=(),
+        runs=tuple(Run(arm=arm, seed=seed, rounds=rounds) for seed in config.seeds for arm in config.arms),
+        lineage={},
+        statistics={},
+    )
+
+
+if __name__ == "__main__":  # `inverse-alignment` on these stages: what `dvc repro` calls
+    import flows.cli
+
+    STAGES.update(LIGHT)
+    sys.exit(flows.cli.main())
