@@ -18,7 +18,7 @@ from inverse_alignment.data.sources import reference
 from tasks.ancestry import Made, Origin, Records
 from tasks.dataset import tracked
 
-BOX, GAP, ROW = (212, 46), 26, 92
+BOX, GAP, ROW, BOW = (212, 46), 26, 92, 34
 KINDS = {"policy": "#2f6fde", "reward": "#c2571a", "data": "#3a8a4d", "other": "#5f6773"}
 STAGE_KINDS = {"sft": "policy", "ppo": "policy", "reward_model": "reward", "refresh": "reward", "aggregate": "data"}
 Walk = Sequence[tuple[Made, list[Origin]]]
@@ -124,7 +124,8 @@ def page(walk: Walk) -> str:
 def draw(walk: Walk) -> str:
     """The walk as SVG: the artifact on top, the bytes of the data at the bottom."""
     boxes, edges = _boxes(walk)
-    width = max(box.column for box in boxes.values()) * (BOX[0] + GAP) + BOX[0] + 2 * GAP
+    bow = BOW * max(boxes[source].row - boxes[target].row for source, target, _ in edges)
+    width = max(box.column for box in boxes.values()) * (BOX[0] + GAP) + BOX[0] + 2 * GAP + bow
     height = max(box.row for box in boxes.values()) * ROW + BOX[1] + 2 * GAP
     lines = [_edge(boxes[target], boxes[source], name) for source, target, name in edges]
     shapes = [_shape(box) for box in boxes.values()]
@@ -161,13 +162,19 @@ def _boxes(walk: Walk) -> tuple[dict[str, Box], list[tuple[str, str, str]]]:
 
 
 def _edge(upper: Box, lower: Box, name: str) -> str:
-    x1, y1 = _corner(lower)
-    x2, y2 = _corner(upper)
-    x1, x2, y2 = x1 + BOX[0] // 2, x2 + BOX[0] // 2, y2 + BOX[1]
-    middle = (y1 + y2) // 2
+    """An arrow to the next row goes straight; a longer one goes round on the right, the farther the longer."""
+    (x1, y1), (x2, y2) = _corner(lower), _corner(upper)
+    rows = lower.row - upper.row
+    if rows == 1:
+        x1, x2, y2 = x1 + BOX[0] // 2, x2 + BOX[0] // 2, y2 + BOX[1]
+        middle = (y1 + y2) // 2
+        way = f"M{x1} {y1}C{x1} {middle} {x2} {middle} {x2} {y2}"
+    else:
+        x1, y1, x2, y2 = x1 + BOX[0], y1 + BOX[1] // 2, x2 + BOX[0], y2 + BOX[1] // 2
+        out = max(x1, x2) + BOW * rows
+        way = f"M{x1} {y1}C{out} {y1} {out} {y2} {x2} {y2}"
     return (
-        f'<path d="M{x1} {y1}C{x1} {middle} {x2} {middle} {x2} {y2}" fill="none" stroke="#8a93a0" '
-        f'marker-end="url(#tip)"><title>{html.escape(name)}</title></path>'
+        f'<path d="{way}" fill="none" stroke="#8a93a0" marker-end="url(#tip)"><title>{html.escape(name)}</title></path>'
     )
 
 
