@@ -257,6 +257,10 @@ def _without_room(full: BaseException | None, root: Path, stage: str, free: int)
     )
 
 
+_SHOWN = 80
+"""Characters of a value that are shown of a change: a list of sources would fill the screen."""
+
+
 def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """The leaves in which two identities differ, as `config.kl_coef: 0.05 -> 0.1`."""
     found: list[str] = []
@@ -271,7 +275,9 @@ def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str =
 
 def _short(value: Any) -> str:
     text = json.dumps(value, sort_keys=True)
-    return f"{text[1:9]}…" if isinstance(value, str) and len(value) >= 32 else text
+    if isinstance(value, str) and len(value) >= 32:  # a digest
+        return f"{text[1:9]}…"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _record(

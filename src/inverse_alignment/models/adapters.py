@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from inverse_alignment.core.errors import UserError, nearest
 from inverse_alignment.core.seeding import derive_seed
 
 POLICY, REFERENCE = "policy", "reference"
@@ -50,9 +51,28 @@ def add_reference(model: PreTrainedModel, rank: int, alpha: float, targets: tupl
 def _add(model: PreTrainedModel, name: str, rank: int, alpha: float, targets: tuple[str, ...]) -> None:
     from peft import LoraConfig
 
+    require_layers(model, targets)
     where = list(targets) if targets else "all-linear"
     # peft annotates α as a whole number, and divides by r like by any
     model.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=where, lora_dropout=0.0), name)  # type: ignore[arg-type]
+
+
+def require_layers(model: PreTrainedModel, targets: tuple[str, ...]) -> None:
+    """Every target is the end of the name of a layer.
+
+    Raises:
+        UserError: one is not.
+    """
+    layers = [
+        name for name, module in model.named_modules() if getattr(getattr(module, "weight", None), "ndim", 0) == 2
+    ]
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in layers):
+            raise UserError(
+                f"no layer of the policy is called '{target}'",
+                where="ppo.lora.targets",
+                fix=nearest(target, sorted({name.rpartition(".")[2] for name in layers})),
+            )
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from inverse_alignment.core.errors import UserError
+from inverse_alignment.models.adapters import require_layers
 from inverse_alignment.models.loading import DTYPES, _llama, quiet
 from inverse_alignment.models.memory import Footprint
 from inverse_alignment.models.specs import InitialisedModel
@@ -154,6 +155,7 @@ def _made(config: PretrainedConfig, role: Role, dtype: str, eager: bool) -> Any:
 def _adapted(model: Any, adapters: Adapters) -> int:
     from peft import LoraConfig
 
+    require_layers(model, adapters.targets)
     where = list(adapters.targets) if adapters.targets else "all-linear"
     model.add_adapter(LoraConfig(r=adapters.rank, target_modules=where, lora_dropout=0.0))
     return _numbers(weight for weight in model.parameters() if weight.requires_grad)

@@ -76,6 +76,11 @@ class Size:
     bottom: float = 36
 
 
+def arm_marker(index: int) -> str:
+    """The marker of an arm; where colours come round again, it is another one than at first."""
+    return MARKERS[(index + index // ARM_COLOURS) % len(MARKERS)]
+
+
 def arm_colour(index: int) -> str:
     """Placeholder of the colour of the arm at this position; the stylesheet has `--arm-0` and on."""
     return f"#1101{index % ARM_COLOURS:02x}"

@@ -102,7 +102,7 @@ def _by_kl(comparison: Comparison, name: str, title: str, curves: Sequence[Curve
                 points = _by(mean, curve.value, _distance)
                 _line(axes, points, index, curve.dashes)
                 face = PAPER if curve.suffix else arm_colour(index)
-                style = {"marker": canvas.MARKERS[index], "color": face, "markeredgecolor": arm_colour(index)}
+                style = {"marker": canvas.arm_marker(index), "color": face, "markeredgecolor": arm_colour(index)}
                 axes.plot(*points[-1], markersize=6, zorder=5, **style)  # type: ignore[arg-type]
                 ends.append((points[-1][1], _end_label(arm, curve), arm_colour(index)))
             if held_against and (start := _overoptimised(comparison, arm, mean, held_against)) is not None:
@@ -196,7 +196,7 @@ def _intervals(axes: Axes, comparison: Comparison, arm: str, index: int, curve: 
         axes.plot(
             end + shift,
             value.mean,
-            marker=canvas.MARKERS[index],
+            marker=canvas.arm_marker(index),
             markersize=5,
             color=PAPER if curve.suffix else arm_colour(index),
             markeredgecolor=arm_colour(index) if curve.suffix else PAPER,
@@ -492,7 +492,7 @@ def variance_by_round(comparison: Comparison) -> Picture:
             _line(axes, [(x, y) for x, y, _ in points], index)
             for x, y, sd in points:
                 place = x + (index - (len(comparison.arms) - 1) / 2) * 0.04 if x else x
-                axes.plot(place, y, marker=canvas.MARKERS[index], markersize=4.5, color=arm_colour(index), zorder=5)
+                axes.plot(place, y, marker=canvas.arm_marker(index), markersize=4.5, color=arm_colour(index), zorder=5)
                 if sd is not None:
                     axes.plot([place, place], [y - sd, y + sd], color=arm_colour(index), linewidth=1, zorder=4)
             ends.append((points[-1][1], canvas.shorten(canvas.literal(arm)), arm_colour(index)))
@@ -562,7 +562,7 @@ def _source_marks(axes: Axes, place: int, row: analysis.SourceShare) -> None:
         )
     for index, value in found:
         y = place + (index - (len(row.arms) - 1) / 2) * 0.22
-        style = {"marker": canvas.MARKERS[index], "color": arm_colour(index), "markeredgecolor": PAPER}
+        style = {"marker": canvas.arm_marker(index), "color": arm_colour(index), "markeredgecolor": PAPER}
         axes.plot(value, y, markersize=6.5, alpha=strength, zorder=4, **style)  # type: ignore[arg-type]
 
 

@@ -191,6 +191,8 @@ def test_why_it_has_to_run_after_damage(store):
 def test_changed_fields_of_shapes_that_differ():
     assert changed_fields({"a": {"b": 1}, "c": 1}, {"a": 2, "d": None}) == ['a: {"b": 1} -> 2', "c: 1 -> null"]
     assert changed_fields(IDENTITY, IDENTITY) == []
+    (long,) = changed_fields({"a": ["x"]}, {"a": ["y" * 30] * 30})
+    assert long.startswith('a: ["x"] -> ["yyy') and long.endswith("…") and len(long) < 110
 
 
 # --- on an fsspec URL ------------------------------------------------------------------------------------------------

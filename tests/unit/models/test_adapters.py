@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from inverse_alignment.core.errors import UserError
 from inverse_alignment.models.adapters import (
     POLICY,
     REFERENCE,
@@ -102,3 +103,9 @@ def test_saved_and_loaded_they_are_the_same_to_the_bit(tmp_path):
     assert not torch.equal(logits(other), logits(model))
     load_adapters(other, tmp_path / "a.safetensors")
     assert torch.equal(logits(other), logits(model))
+
+
+def test_a_layer_that_is_not_there_is_named_with_the_nearest_one():
+    with pytest.raises(UserError, match="no layer of the policy is called 'q_prj'") as caught:
+        add_adapters(tiny.policy(), 4, 8.0, ("v_proj", "q_prj"), 0)
+    assert caught.value.where == "ppo.lora.targets" and caught.value.fix == "did you mean 'q_proj'?"

@@ -458,3 +458,12 @@ def test_equal_arms_have_no_winner(one):
     equal = one.model_copy(update={"runs": tuple(run.model_copy(update={"rounds": twin.rounds}) for run in one.runs)})
     said = headline(equal).verdict
     assert "All arms end with the same gold reward" in said and "highest" not in said
+
+
+def test_more_arms_than_colours_are_drawn_with_other_markers(tmp_path):
+    arms = tuple(f"arm-{number}" for number in range(12))
+    root = synthetic.make(tmp_path / "in", arms=arms)
+    many = collect(root, title="Many", config_digest="c" * 64, arms=arms, seeds=(0,), rounds=3)
+    assert all(arm in render(many) for arm in arms)
+    looks = {(canvas.arm_marker(index), index % canvas.ARM_COLOURS) for index in range(24)}
+    assert len(looks) == 24
