@@ -252,6 +252,21 @@ def test_a_cancelled_fan_out_cancels_its_runs(operated: Operated) -> None:
     until(lambda: {c["state_type"] for c in operated.ask("/flow_runs/filter", children)} == {"CANCELLED"}, 60)
 
 
+def test_a_run_outlives_the_server_and_tells_the_next_one(operated: Operated) -> None:
+    run = operated.submit("stage/stage", node="none-s0-r1-ppo", config=operated.config(steps=600))
+    process = operated.training(run)
+    supervisor = server.status(operated.project).pid
+    assert supervisor is not None
+    (killed,) = psutil.Process(supervisor).children()
+    killed.kill()
+    until(lambda: not server.answers(operated.url), 10)
+    before = operated.url
+    operated.up()
+    assert operated.url == before and not gone(process)
+    until(lambda: operated.state(run) == "COMPLETED", 180)
+    assert operated.open_runs() == []
+
+
 def test_down_ends_what_up_has_started_and_nothing_else(operated: Operated) -> None:
     state = server.status(operated.project)
     started = [psutil.Process(found.pid) for found in services._running(operated.project).values()]
