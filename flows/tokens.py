@@ -260,7 +260,7 @@ class _View:
             self._tokens(reader, reading)
             self._print(_sums(reading, reader.context))
         self._print()
-        for line in self._words(reader, readings):
+        for line in self._words(reader, readings, example):
             self._print(line)
         if verdict := _verdict(reader, example, config):
             self._print(f"[yellow]{escape(verdict)}[/]")
@@ -272,10 +272,13 @@ class _View:
         kind = ["every colour a token", "[bold]bold[/] a special token"] if self.colours else ["│ between tokens"]
         self._print(f"\n[dim]{' · '.join([*kind, *signs])}[/]")
 
-    def _words(self, reader: Reader, readings: list[tuple[str, Reading]]) -> Iterator[str]:
+    def _words(self, reader: Reader, readings: list[tuple[str, Reading]], example: Example) -> Iterator[str]:
         answered = [(label, reading) for label, reading in readings if reading.answer]
         if not answered:
             yield "No answer: the policy writes it from here on, and a reward model scores where it ends."
+            return
+        if isinstance(example, Judgement) and not example.label:
+            yield "An answer that was judged bad is imitated by no policy, and reward models learn from pairs."
             return
         if "policy" in reader.roles:
             counted = " and ".join(f"{reading.answer:,} tokens of {label}" for label, reading in answered)
@@ -284,7 +287,9 @@ class _View:
                 f"[bold]Policy.[/] Its loss counts {self.counts}{last}: the answer and its end token, {counted}. "
                 f"The prompt, {self.grey}, is read but not learned from."
             )
-        if "reward model" in reader.roles:
+        if not isinstance(example, Comparison):
+            yield "Only SFT learns from it, where sft.learn_from names its kind; reward models learn from pairs."
+        elif "reward model" in reader.roles:
             where = " and ".join(f"position {len(reading.ids):,} of {label}" for label, reading in answered)
             alone = "policy" not in reader.roles
             names = f" The answer is {self.counts}, the prompt {self.grey}." if alone else ""

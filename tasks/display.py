@@ -28,7 +28,7 @@ class Display:
         self._done: set[str] = set()
         self._live = _Live(total, console) if console.is_terminal else None
         self._spoke = 0.0
-        self._began = 0.0
+        self._first: tuple[float, int] | None = None  # when a stage first said how far it was, and how far
         self._reused = 0
 
     def __enter__(self) -> Display:
@@ -46,7 +46,7 @@ class Display:
 
     def started(self, node: Node, why: str) -> None:
         """See `Observer.started`."""
-        self._began = self._spoke = time.monotonic()
+        self._first, self._spoke = None, time.monotonic()
         if self._live:
             self._live.started(node)
             return
@@ -59,10 +59,11 @@ class Display:
             self._live.advanced(node, done, total, unit, values)
             return
         now = time.monotonic()
+        began, before = self._first = self._first or (now, done)  # what an earlier attempt did took no time now
         if now - self._spoke < LINE_SECONDS:
             return
         self._spoke = now
-        rate = done / (now - self._began) if now > self._began else 0.0
+        rate = (done - before) / (now - began) if now > began else 0.0
         left = f", {(total - done) / rate:.0f} s left" if rate else ""
         self._print(f"    {node.name}: {done} of {total} {unit}, {rate:.3g} a second{left}{newest(values, ', ')}")
 

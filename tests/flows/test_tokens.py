@@ -131,6 +131,7 @@ def test_a_source_and_a_row_are_chosen(project: Path) -> None:
     text = seen("--source", "shown", "--tokenizer", "reader")
     assert text.startswith("shown, row 1") and "\ndemonstration\n" in text and "\nrejected\n" not in text
     assert "3 tokens of demonstration" in text
+    assert "reward models learn from pairs" in text and "scores at one position" not in text
 
 
 def test_a_file_of_ones_own_takes_the_place_of_a_source(project: Path) -> None:
@@ -157,6 +158,7 @@ def test_other_kinds_of_examples(project: Path, kind: str, row: dict[str, object
     assert f"\n{label}\n" in text
     assert ("No answer: the policy writes it from here on" in text) == (kind == "prompt")
     assert ("│ dog│" in text) == (kind == "judgement")
+    assert ("judged bad is imitated by no policy" in text) == (label == "judged bad")
 
 
 def test_what_is_cut_is_said_and_dropped_where_the_run_drops_it(project: Path) -> None:

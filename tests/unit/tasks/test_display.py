@@ -52,6 +52,19 @@ def test_progress_lines_are_rare_and_say_rate_and_time_left(tmp_path: Path, monk
     assert lines[0] == "    ppo-1: 10 of 40 steps, 1 a second, 30 s left, rm_score 0.125  kl 1.25  loss 0.5"
 
 
+def test_the_rate_counts_no_steps_of_an_earlier_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    console = Console(file=io.StringIO(), width=140)
+    node = run_stage.Node("ppo-1", "ppo", {}, RuntimeConfig())  # type: ignore[arg-type]
+    with module.Display(1, console) as display:
+        display.started(node, "continues where it was stopped")
+        for step in range(27, 38):
+            clock[0] += 2.0
+            display.progress(node, step, 40, "steps", {})
+    assert "    ppo-1: 31 of 40 steps, 0.5 a second, 18 s left" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_on_a_terminal_bars_and_a_line_per_built_stage(tmp_path: Path) -> None:
     text = shown(tmp_path, terminal=True)
     assert "all stages" in text and "✓ sft-s0" in text and "20/20" in text
