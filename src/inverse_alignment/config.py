@@ -369,7 +369,9 @@ def _preset_path(preset: str, root: Path) -> Path:
         return path
     if Path(preset).is_file():
         return Path(preset)
-    raise UserError(f"no preset '{preset}'", where="presets/", fix=nearest(preset, presets(root)))
+    own = [path.name for path in Path().glob("*.yaml") if path.stem not in ("params", "dvc", "prefect")]
+    near = nearest(preset, [*presets(root), *own])
+    raise UserError(f"no preset '{preset}', and no such file", where="presets/, and the current folder", fix=near)
 
 
 def parse_override(text: str) -> dict[str, Any]:

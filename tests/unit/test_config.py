@@ -294,12 +294,17 @@ def test_a_bad_file_is_refused(tmp_path, text):
     assert str(tmp_path / "params.yaml") in error.value.where
 
 
-def test_files_that_are_not_there(tmp_path, project):
+def test_files_that_are_not_there(tmp_path, project, monkeypatch):
     with pytest.raises(UserError, match="configuration file not found"):
         load(root=tmp_path / "nowhere")
     with pytest.raises(UserError, match="no preset 'smal'") as error:
         load(root=project, preset="smal")
     assert error.value.fix == "did you mean 'small'?"
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("rounds: 1")
+    with pytest.raises(UserError, match="no preset 'mine', and no such file") as error:
+        load(root=project, preset="mine")
+    assert error.value.fix == "did you mean 'mine.yaml'?"
     (tmp_path / "latin.yaml").write_bytes(b"rounds: \xe9")
     with pytest.raises(UserError, match="not valid YAML"):
         load(tmp_path / "latin.yaml")
