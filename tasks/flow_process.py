@@ -26,8 +26,9 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.states import Cancelled, Crashed, State
 
+from tasks.processes import runs
+
 LOOK_SECONDS = 1.0
-SAME_START_SECONDS = 2.0
 HOST, PID, START = "inverse-alignment.host", "inverse-alignment.pid", "inverse-alignment.pid-start"
 OPEN = [StateType.RUNNING, StateType.CANCELLING]
 A_PAGE = 200
@@ -66,7 +67,7 @@ def owned_by_worker() -> Iterator[None]:
 
     def look() -> None:
         while not done.wait(LOOK_SECONDS):
-            if not all(_same(owner.pid, owner.create_time()) for owner in owners):
+            if not all(runs(owner.pid, owner.create_time()) for owner in owners):
                 _silence()
                 log.warning("the worker of this run has died: the run stops, and can go on under the next one")
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -122,16 +123,7 @@ def _open_flow_runs(client: SyncPrefectClient) -> list[FlowRun]:
 def _is_stale(labels: dict[str, Any]) -> bool:
     if labels.get(HOST) != socket.gethostname():
         return False
-    return not _same(int(labels[PID]), float(labels[START]))
-
-
-def _same(pid: int, start: float) -> bool:
-    """Whether this very process is alive, and not a later one with its number."""
-    try:
-        process = psutil.Process(pid)
-        return abs(process.create_time() - start) < SAME_START_SECONDS and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    return not runs(int(labels[PID]), float(labels[START]))
 
 
 def _end_of(run: FlowRun) -> State[Any]:

@@ -19,8 +19,9 @@ from typing import Annotated, Literal
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from tasks.processes import runs
+
 FOLDER = ".journal"
-SAME_START_SECONDS = 2.0
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -140,17 +141,7 @@ class Writer(BaseModel):
 
     def lives(self) -> bool | None:
         """Whether the process still runs; None where another machine would have to be asked."""
-        return is_alive(self.pid, self.pid_start) if self.host == socket.gethostname() else None
-
-
-def is_alive(pid: int, start: float) -> bool:
-    """Whether the process that began at that time still runs."""
-    try:
-        process = psutil.Process(pid)
-        same = abs(process.create_time() - start) < SAME_START_SECONDS
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
+        return runs(self.pid, self.pid_start) if self.host == socket.gethostname() else None
 
 
 class Journal:

@@ -38,8 +38,8 @@ from tasks.journal import (
     Pointed,
     Status,
     Writer,
-    is_alive,
 )
+from tasks.processes import runs
 from tasks.recorder import Recorder, facts_of, points_of, redacted, status_of
 from tasks.run_stage import Node
 
@@ -433,7 +433,7 @@ class MlflowStore:
         query = f"attributes.status = 'RUNNING' and tags.`ia.host` = '{socket.gethostname()}'"
         for run in self._search(query, 1000):
             tags = run.data.tags
-            if not is_alive(int(tags.get("ia.pid", "0")), float(tags.get("ia.pid_start", "0"))):
+            if not runs(int(tags.get("ia.pid", "0")), float(tags.get("ia.pid_start", "0"))):
                 self._client.set_terminated(run.info.run_id, "KILLED")
 
 

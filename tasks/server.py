@@ -32,17 +32,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import psutil
 
 from inverse_alignment.core.errors import UserError
+from tasks.processes import runs
 
 HOST = "127.0.0.1"
 STARTUP_SECONDS = 120.0  # a first start creates the database: 12 s on two idle cores
 STOP_SECONDS = 10.0
 ANSWER_SECONDS = 5.0
 WATCH_SECONDS = 5.0
-SAME_START_SECONDS = 2.0  # how far two readings of one process's start time may differ
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +177,7 @@ class SharedServer:
             state = _read(self.project)
             if state is None:
                 return False
-            if not _runs(state.pid, state.start):
+            if not runs(state.pid, state.start):
                 if self._restarted and _port(state.port) == state.port:
                     return False  # twice, and it was not the port
                 self._restarted = True  # once may be a port that a dead server had not let go of yet
@@ -249,7 +250,7 @@ def start(project: Path, host: str = HOST) -> str:
     """
     with _locked(project):
         state = _read(project)
-    if state is not None and _runs(state.pid, state.start) and state.host != host:
+    if state is not None and runs(state.pid, state.start) and state.host != host:
         fix = "end it first: `inverse-alignment server stop`"
         raise UserError(f"the Prefect server runs already, on {state.host}", where=f"--host {host}", fix=fix)
     server = SharedServer(project, pinned=True, host=host).begin()
@@ -264,7 +265,7 @@ def stop(project: Path) -> bool:
         state = _read(project)
         if state is None:
             return False
-        found = _runs(state.pid, state.start)
+        found = runs(state.pid, state.start)
         _end(project, state)
         return found
 
@@ -273,7 +274,7 @@ def status(project: Path) -> Status:
     """Whether the project's server runs and answers, and how many processes use it."""
     with _locked(project):
         state = _read(project)
-    if state is None or not _runs(state.pid, state.start):
+    if state is None or not runs(state.pid, state.start):
         return Status(None, False, None, 0, False, log_path(project))
     users = _without_dead_users(state).users
     pinned = any(user.pinned for user in users)
@@ -296,7 +297,7 @@ def answers(url: str, timeout: float = ANSWER_SECONDS) -> bool:
     if key := os.environ.get("PREFECT_API_KEY"):
         request.add_header("Authorization", f"Bearer {key}")
     try:
-        with _opener(url).open(request, timeout=timeout):
+        with opener(url).open(request, timeout=timeout):
             return True
     except urllib.error.HTTPError as error:
         return error.code in (401, 403)
@@ -304,7 +305,7 @@ def answers(url: str, timeout: float = ANSWER_SECONDS) -> bool:
         return False
 
 
-def _opener(url: str) -> urllib.request.OpenerDirector:
+def opener(url: str) -> urllib.request.OpenerDirector:
     """Loopback is never asked through a proxy."""
     local = any(host in url for host in (HOST, "localhost", "[::1]"))
     return urllib.request.build_opener(urllib.request.ProxyHandler({}) if local else urllib.request.ProxyHandler())
@@ -318,7 +319,7 @@ def _ensure_work_pools(url: str) -> None:
             f"{url}/work_pools/", json.dumps(body).encode(), {"Content-Type": "application/json", **_login()}
         )
         try:
-            _opener(url).open(request, timeout=ANSWER_SECONDS).close()
+            opener(url).open(request, timeout=ANSWER_SECONDS).close()
         except urllib.error.HTTPError as error:
             if error.code != http.HTTPStatus.CONFLICT:  # it is there
                 log.warning("the work pool %s could not be made: %s", name, error)
@@ -390,29 +391,23 @@ def _read(project: Path) -> State | None:
 
 
 def _write(project: Path, state: State) -> None:
-    path = home(project) / "server.json"
+    write_json(home(project) / "server.json", asdict(state))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON so that no reader meets half a file."""
     temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(asdict(state), indent=1))
+    temporary.write_text(json.dumps(value, indent=1))
     temporary.rename(path)
 
 
-def _runs(pid: int, start: float) -> bool:
-    """Whether this very process, and not a later one with its number, is alive."""
-    try:
-        process = psutil.Process(pid)
-        same = abs(process.create_time() - start) < SAME_START_SECONDS
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def _without_dead_users(state: State) -> State:
-    return replace(state, users=tuple(user for user in state.users if user.pinned or _runs(user.pid, user.start)))
+    return replace(state, users=tuple(user for user in state.users if user.pinned or runs(user.pid, user.start)))
 
 
 def _is_dead(state: State) -> bool:
     """Whether the recorded server is gone, or has had time to start and three times gave no answer."""
-    if not _runs(state.pid, state.start):
+    if not runs(state.pid, state.start):
         return True
     if time.time() - state.since < STARTUP_SECONDS:
         return False
@@ -464,11 +459,11 @@ def _bindable(port: int) -> int | None:
 def _end(project: Path, state: State) -> None:
     """SIGTERM to the supervisor, then SIGKILL to what is left of its process group."""
     (home(project) / "server.json").unlink(missing_ok=True)
-    if _runs(state.pid, state.start):
+    if runs(state.pid, state.start):
         with suppress(ProcessLookupError):
             os.kill(state.pid, signal.SIGTERM)  # it ends the server and waits for it
         deadline = time.monotonic() + STOP_SECONDS
-        while _runs(state.pid, state.start) and time.monotonic() < deadline:
+        while runs(state.pid, state.start) and time.monotonic() < deadline:
             time.sleep(0.05)
         with suppress(ProcessLookupError, PermissionError):  # Darwin says "not permitted" of a group of zombies
             os.killpg(state.pid, signal.SIGKILL)

@@ -29,6 +29,7 @@ import psutil
 
 from inverse_alignment.core.errors import UserError
 from tasks import server
+from tasks.processes import runs
 
 MLFLOW_PORT = 5000
 STARTUP_SECONDS = 120.0
@@ -50,7 +51,7 @@ class Service:
 
     def runs(self) -> bool:
         """Whether it is this very process that has the number."""
-        return server._runs(self.pid, self.start)
+        return runs(self.pid, self.start)
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ def _wait(project: Path, service: Service) -> None:
 
 def _answers(url: str) -> bool:
     try:
-        with server._opener(url).open(f"{url}/health", timeout=2.0):
+        with server.opener(url).open(f"{url}/health", timeout=2.0):
             return True
     except urllib.error.HTTPError as error:
         return error.code in (401, 403)
@@ -247,10 +248,7 @@ def _running(project: Path) -> dict[str, Service]:
 
 
 def _write(project: Path, services: Mapping[str, Service]) -> None:
-    path = _path(project)
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps({name: asdict(service) for name, service in services.items()}, indent=1))
-    temporary.rename(path)
+    server.write_json(_path(project), {name: asdict(service) for name, service in services.items()})
 
 
 def _path(project: Path) -> Path:
