@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ def build(inputs: Mapping[str, Path], config: Section, context: StageContext) ->
     if isinstance(config, SelectStage):
         (context.out / "selection.jsonl").write_text('{"id": "toy/0"}\n')
     if isinstance(config, CompareStage):
-        save(_comparison(config), context.out)
+        evaluation = Evaluation(rm_score=0.5, kl_to_sft=1.0, response_tokens=9, ended_share=1)
+        save(bare_comparison(config, lambda arm, seed, number: evaluation), context.out)
     return {"rm_score": 0.5, "kl_to_sft": 1.0}
 
 
@@ -47,10 +48,15 @@ def _content(path: Path) -> str:
     return " ".join(sorted(file.read_text() for file in path.rglob("content.txt")))
 
 
-def _comparison(config: CompareStage) -> Comparison:
-    evaluation = Evaluation(rm_score=0.5, kl_to_sft=1.0, response_tokens=9, ended_share=1)
+def bare_comparison(config: CompareStage, evaluate: Callable[[str, int, int], Evaluation]) -> Comparison:
+    """A comparison with nothing in it but what every arm, seed and round was found to be worth."""
     empty: dict[str, Any] = {"samples": (), "curve": (), "training": (), "selection": None, "gate": None}
-    rounds = tuple(Round(round=index + 1, evaluation=evaluation, **empty) for index in range(config.rounds))
+
+    def run(arm: str, seed: int) -> Run:
+        numbers = range(1, config.rounds + 1)
+        rounds = (Round(round=number, evaluation=evaluate(arm, seed, number), **empty) for number in numbers)
+        return Run(arm=arm, seed=seed, rounds=tuple(rounds))
+
     return Comparison(
         title=config.title,
         config_digest=config.config_digest,
@@ -58,7 +64,7 @@ def _comparison(config: CompareStage) -> Comparison:
         seeds=config.seeds,
         rounds=config.rounds,
         starts=(),
-        runs=tuple(Run(arm=arm, seed=seed, rounds=rounds) for seed in config.seeds for arm in config.arms),
+        runs=tuple(run(arm, seed) for seed in config.seeds for arm in config.arms),
         lineage={},
         statistics={},
     )

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.overhead.stages import bare_comparison
 from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.context import StageContext
 from inverse_alignment.core.errors import UserError
-from inverse_alignment.report.comparison import Comparison, Evaluation, Round, Run, save
+from inverse_alignment.report.comparison import Evaluation, save
 from inverse_alignment.stages.compare import CompareStage
 from inverse_alignment.stages.registry import STAGES, StageSpec
 
@@ -33,22 +34,6 @@ def build(inputs: Mapping[str, Path], config: Section, context: StageContext) ->
         context.report.log(step, {"loss": 1.0 / (step + 1), "top@1": 0.5, "broken": math.nan})
         context.report.progress(step + 1, 3, "step")
     if isinstance(config, CompareStage):
-        save(_comparison(config), context.out)
+        evaluation = Evaluation(gold_reward=0.25, rm_score=1.0, kl_to_sft=1.5, response_tokens=9, ended_share=1)
+        save(bare_comparison(config, lambda arm, seed, number: evaluation), context.out)
     return {"gold_reward": 0.25, "kl_to_sft": 1.5, "accepted": True, "nothing": None, "by_source": {"plain": 3}}
-
-
-def _comparison(config: CompareStage) -> Comparison:
-    evaluation = Evaluation(gold_reward=0.25, rm_score=1.0, kl_to_sft=1.5, response_tokens=9, ended_share=1)
-    empty: dict[str, Any] = {"samples": (), "curve": (), "training": (), "selection": None, "gate": None}
-    rounds = tuple(Round(round=index + 1, evaluation=evaluation, **empty) for index in range(config.rounds))
-    return Comparison(
-        title=config.title,
-        config_digest=config.config_digest,
-        arms=config.arms,
-        seeds=config.seeds,
-        rounds=config.rounds,
-        starts=(),
-        runs=tuple(Run(arm=arm, seed=seed, rounds=rounds) for seed in config.seeds for arm in config.arms),
-        lineage={},
-        statistics={},
-    )

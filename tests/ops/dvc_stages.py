@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.overhead.stages import bare_comparison
 from inverse_alignment.core.artifact import sha256_text
 from inverse_alignment.core.configuration import Section, identity_of
 from inverse_alignment.core.context import StageContext
-from inverse_alignment.report.comparison import Comparison, Evaluation, Round, Run, save
+from inverse_alignment.report.comparison import Evaluation, save
 from inverse_alignment.stages.compare import CompareStage
 from inverse_alignment.stages.registry import STAGES
 from inverse_alignment.stages.select import SelectStage
@@ -34,7 +35,11 @@ def build(inputs: Mapping[str, Path], config: Section, context: StageContext) ->
     if isinstance(config, SelectStage):
         (context.out / "selection.jsonl").write_text(json.dumps({"id": f"toy/{content[:8]}"}) + "\n")
     if isinstance(config, CompareStage):
-        save(_comparison(config, inputs), context.out)
+
+        def measured(arm: str, seed: int, number: int) -> Evaluation:
+            return _evaluation(inputs[f"evaluate.{arm}.s{seed}.r{number}"])
+
+        save(bare_comparison(config, measured), context.out)
     return {"value": value, "size": len(seen)}
 
 
@@ -44,28 +49,9 @@ def _content(path: Path) -> str:
     return " ".join(sorted(file.read_text() for file in path.rglob("content.txt")))
 
 
-def _comparison(config: CompareStage, inputs: Mapping[str, Path]) -> Comparison:
-    empty: dict[str, Any] = {"samples": (), "curve": (), "training": (), "selection": None, "gate": None}
-
-    def run(arm: str, seed: int) -> Run:
-        rounds = []
-        for number in range(1, config.rounds + 1):
-            gold = float((inputs[f"evaluate.{arm}.s{seed}.r{number}"] / "value.txt").read_text())
-            evaluation = Evaluation(gold_reward=gold, rm_score=1.0, kl_to_sft=1.5, response_tokens=9, ended_share=1)
-            rounds.append(Round(round=number, evaluation=evaluation, **empty))
-        return Run(arm=arm, seed=seed, rounds=tuple(rounds))
-
-    return Comparison(
-        title=config.title,
-        config_digest=config.config_digest,
-        arms=config.arms,
-        seeds=config.seeds,
-        rounds=config.rounds,
-        starts=(),
-        runs=tuple(run(arm, seed) for seed in config.seeds for arm in config.arms),
-        lineage={},
-        statistics={},
-    )
+def _evaluation(folder: Path) -> Evaluation:
+    gold = float((folder / "value.txt").read_text())
+    return Evaluation(gold_reward=gold, rm_score=1.0, kl_to_sft=1.5, response_tokens=9, ended_share=1)
 
 
 if __name__ == "__main__":

@@ -37,32 +37,32 @@ def test_without_a_terminal_one_line_per_start_and_end(tmp_path: Path) -> None:
     assert shown(tmp_path, terminal=False).splitlines() == ["    20 stages reused"]
 
 
-def test_progress_lines_are_rare_and_say_rate_and_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def progress_lines(
+    monkeypatch: pytest.MonkeyPatch, steps: range, seconds: float, values: dict[str, float]
+) -> list[str]:
+    """What is said of a stage that reports these steps of 40, one every so many seconds."""
     clock = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
-    console = Console(file=io.StringIO(), width=140)
+    out = io.StringIO()
     node = run_stage.Node("ppo-1", "ppo", {}, RuntimeConfig())  # type: ignore[arg-type]
-    with module.Display(1, console) as display:
+    with module.Display(1, Console(file=out, width=140)) as display:
         display.started(node, "never built")
-        for step in range(1, 41):
-            clock[0] += 1.0
-            display.progress(node, step, 40, "steps", {"loss": 0.5, "kl": 1.25, "rm_score": 0.125, "more": 1.0})
-    lines = console.file.getvalue().splitlines()[1:]  # type: ignore[attr-defined]
+        for step in steps:
+            clock[0] += seconds
+            display.progress(node, step, 40, "steps", values)
+    return out.getvalue().splitlines()[1:]
+
+
+def test_progress_lines_are_rare_and_say_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"loss": 0.5, "kl": 1.25, "rm_score": 0.125, "more": 1.0}
+    lines = progress_lines(monkeypatch, range(1, 41), 1.0, values)
     assert len(lines) == 4
     assert lines[0] == "    ppo-1: 10 of 40 steps, 1 a second, 30 s left, rm_score 0.125  kl 1.25  loss 0.5"
 
 
 def test_the_rate_counts_no_steps_of_an_earlier_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
-    console = Console(file=io.StringIO(), width=140)
-    node = run_stage.Node("ppo-1", "ppo", {}, RuntimeConfig())  # type: ignore[arg-type]
-    with module.Display(1, console) as display:
-        display.started(node, "continues where it was stopped")
-        for step in range(27, 38):
-            clock[0] += 2.0
-            display.progress(node, step, 40, "steps", {})
-    assert "    ppo-1: 31 of 40 steps, 0.5 a second, 18 s left" in console.file.getvalue()  # type: ignore[attr-defined]
+    lines = progress_lines(monkeypatch, range(27, 38), 2.0, {})
+    assert "    ppo-1: 31 of 40 steps, 0.5 a second, 18 s left" in lines
 
 
 def test_on_a_terminal_bars_and_a_line_per_built_stage(tmp_path: Path) -> None:
