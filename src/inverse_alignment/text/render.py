@@ -208,6 +208,22 @@ def encode_answers(
     return [ids + _fit_response(own, max_tokens - len(ids)) for ids, own in zip(begun, answers, strict=True)]
 
 
+def encode_written(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], responses: Sequence[str], max_tokens: int
+) -> list[tuple[list[int], list[int]]]:
+    """The same in two parts, prompt and answer, and only what the author of the answer wrote.
+
+    An answer that had to be cut has no end token here: nobody ended it there, as nobody ends a sampled answer that
+    reaches its longest length.
+
+    Raises:
+        UserError: see `encode_prompt`.
+    """
+    begun = encode_prompts(tokenizer, prompts, prompt_budget(max_tokens))
+    answers = _responses(tokenizer, responses)
+    return [(ids, own[: max_tokens - len(ids)]) for ids, own in zip(begun, answers, strict=True)]
+
+
 def decode_response(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """Text of an answer: up to the first end token, special tokens left out."""
     tokens = list(ids)

@@ -1,0 +1,135 @@
+"""Log-probabilities of given answers: by hand, as rollouts say, and whoever is beside them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inverse_alignment.core.records import Prompt
+from inverse_alignment.generation.answers import Answer
+from inverse_alignment.generation.rollouts import ask, judge
+from inverse_alignment.models.answer_log_probs import answer_log_probs
+from inverse_alignment.text.render import (
+    encode_full,
+    encode_prompt,
+    encode_prompts,
+    encode_response,
+    encode_written,
+    prompt_budget,
+)
+from tests.unit.models import tiny
+
+ANSWERS = ["the cat", "a dog and a cat sat on the mat", "", "mat mat mat mat mat", "the end", "dog"]
+PROMPTS = [tiny.PROMPTS[i % len(tiny.PROMPTS)] for i in range(len(ANSWERS))]
+CONTEXT = tiny.SPEC.context
+
+
+def scored(policy, prompts=PROMPTS, answers=ANSWERS, context=CONTEXT, tokens=4096, first_tokens=0, **more):
+    return answer_log_probs(policy, tiny.tokenizer(), prompts, answers, context, tokens, first_tokens, **more)
+
+
+def by_hand(policy, prompt, text, first_tokens=0, context=CONTEXT):
+    """One row, no padding, the model's own logits, position by position."""
+    tokens = tiny.tokenizer()
+    begun = encode_prompt(tokens, prompt, prompt_budget(context))
+    answer_ids = encode_response(tokens, text)
+    kept = answer_ids[: context - len(begun)]
+    if first_tokens:
+        kept = kept[:first_tokens]
+    with torch.no_grad():
+        logits = policy(input_ids=torch.tensor([[*begun, *kept]])).logits[0].double()
+    found = torch.log_softmax(logits, -1)
+    return sum(float(found[len(begun) - 1 + step, token]) for step, token in enumerate(kept)), len(kept)
+
+
+@pytest.mark.parametrize("first_tokens", [0, 1, 3])
+def test_each_answer_as_if_it_were_alone(first_tokens):
+    policy = tiny.policy(scale=3.0)
+    found = scored(policy, first_tokens=first_tokens)
+    for row, (prompt, text) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
+        total, count = by_hand(policy, prompt, text, first_tokens)
+        assert found.counts[row] == count
+        assert found.sums[row] == pytest.approx(total, abs=1e-4)
+        assert found.means[row] == pytest.approx(total / count, abs=1e-4)
+
+
+def test_another_architecture():
+    policy, tokens = tiny.gpt2()
+    found = answer_log_probs(policy, tokens, PROMPTS, ANSWERS, CONTEXT, 4096)
+    alone = [
+        answer_log_probs(policy, tokens, [p], [a], CONTEXT, 4096).sums[0] for p, a in zip(PROMPTS, ANSWERS, strict=True)
+    ]
+    np.testing.assert_allclose(found.sums, alone, atol=1e-4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.permutations(range(len(ANSWERS))), st.integers(1, 200))
+def test_neither_order_nor_neighbours_matter(order, tokens):
+    policy = tiny.policy(scale=3.0)
+    whole = scored(policy)
+    moved = scored(policy, [PROMPTS[i] for i in order], [ANSWERS[i] for i in order], tokens=tokens)
+    np.testing.assert_allclose(moved.sums, whole.sums[list(order)], atol=1e-4)
+    assert moved.counts.tolist() == whole.counts[list(order)].tolist()
+
+
+def test_rollouts_say_the_same_of_what_was_sampled():
+    """The end token counts where the answer ended, and nothing stands in for it where it reached its length."""
+    policy, tokens, sampling = tiny.policy(scale=3.0), tiny.tokenizer(), tiny.sampling()
+    asked = ask(tiny.PROMPTS, 1, seed=0)
+    prompts = encode_prompts(tokens, tiny.PROMPTS, sampling.prompt_tokens)
+    texts = ANSWERS[: len(prompts)]
+    for ended, kept in ((True, 0), (False, 2)):
+        ids = [encode_response(tokens, text)[: kept or None] for text in texts]
+        answers = [Answer(*row, ended, text) for *row, text in zip(prompts, ids, texts, strict=True)]
+        rollouts = judge(policy, tiny.policy(1), tokens.pad_token_id, asked, answers, sampling, lambda *_: None)
+        found = scored(policy, tiny.PROMPTS, texts, first_tokens=kept)
+        np.testing.assert_allclose(found.sums, [rollout.log_prob for rollout in rollouts], atol=1e-4)
+        assert found.counts.tolist() == [rollout.tokens for rollout in rollouts]
+
+
+def test_an_answer_that_is_cut_has_no_end():
+    tokens = tiny.tokenizer()
+    long = "the cat sat on the mat. " * 40
+    ((prompt, written),) = encode_written(tokens, [tiny.PROMPTS[0]], [long], 32)
+    assert len(prompt) + len(written) == 32 and tokens.eos_token_id not in written
+    assert prompt + written[:-1] == encode_full(tokens, tiny.PROMPTS[0], long, 32)[:-1]  # where training puts the end
+    policy = tiny.policy(scale=3.0)
+    total, count = by_hand(policy, tiny.PROMPTS[0], long, context=32)
+    found = scored(policy, [tiny.PROMPTS[0]], [long], context=32)
+    assert (found.sums[0], found.counts[0]) == (pytest.approx(total, abs=1e-3), count)
+
+
+def test_an_answer_that_fits_is_encoded_as_for_training():
+    tokens = tiny.tokenizer()
+    for (prompt, written), of, text in zip(
+        encode_written(tokens, PROMPTS, ANSWERS, CONTEXT), PROMPTS, ANSWERS, strict=True
+    ):
+        assert prompt + written == encode_full(tokens, of, text, CONTEXT)
+        assert written[-1] == tokens.eos_token_id
+
+
+def test_no_answers_are_no_numbers():
+    found = scored(tiny.policy(), [], [])
+    assert found.sums.shape == found.counts.shape == (0,)
+
+
+def test_progress_ends_at_the_total(monkeypatch):
+    monkeypatch.setattr("inverse_alignment.models.answer_log_probs.BLOCK", 4)
+    told = []
+    whole = scored(tiny.policy())
+    parts = scored(tiny.policy(), progress=lambda done, total, unit: told.append((done, total)))
+    np.testing.assert_allclose(parts.sums, whole.sums, atol=1e-5)
+    assert told == [(4, 6), (6, 6)]
+
+
+def test_another_policy_says_something_else():
+    assert not np.allclose(scored(tiny.policy(0, 3.0)).sums, scored(tiny.policy(1, 3.0)).sums, atol=0.1)
+
+
+def test_the_prompt_matters():
+    policy = tiny.policy(scale=3.0)
+    other = [Prompt.from_text("another question entirely")] * len(ANSWERS)
+    assert not np.allclose(scored(policy).sums, scored(policy, other).sums, atol=1e-2)
