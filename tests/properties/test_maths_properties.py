@@ -22,6 +22,7 @@ from torch import Tensor
 
 import inverse_alignment.maths
 from inverse_alignment.maths.advantages import generalised_advantages
+from inverse_alignment.maths.best_of_n import best_of_n
 from inverse_alignment.maths.bootstrap import mean_interval
 from inverse_alignment.maths.credit import (
     attention_credit,
@@ -56,7 +57,14 @@ from inverse_alignment.maths.pairwise import (
     paired_gain,
     preference_log_likelihood,
 )
+from inverse_alignment.maths.runs import (
+    improvement_interval,
+    interquartile_interval,
+    interquartile_mean,
+    probability_of_improvement,
+)
 from inverse_alignment.maths.surrogate import policy_loss, token_entropy, value_loss
+from inverse_alignment.maths.trajectories import at_first_reach, running_means
 
 NAN, INF = float("nan"), float("inf")
 EXACT = {"rtol": 1e-12, "atol": 1e-12}  # sums in another order
@@ -364,6 +372,37 @@ ENTRIES: dict[str, Entry] = {
         "columns",
         learns=True,
     ),
+    "best_of_n.best_of_n": Entry(
+        # of values 1, 2, 6 in the order of scores, pairs give 2, 6 and 6
+        lambda: best_of_n(np.array([[0.0, 2.0, 1.0]]), np.array([[1.0, 6.0, 2.0]]), 2),
+        14 / 3,
+        lambda c: best_of_n(c.scores.numpy()[None], c.x[:, 0].numpy()[None], 1),
+    ),
+    "runs.interquartile_mean": Entry(
+        lambda: float(interquartile_mean(np.array([9.0, 1.0, -7.0, 2.0]))),
+        1.5,
+        lambda c: float(interquartile_mean(c.scores.numpy())),
+    ),
+    "runs.interquartile_interval": Entry(
+        lambda: interquartile_interval([np.array([2.0]), np.array([4.0])], 0),
+        (3.0, 3.0, 3.0),
+        lambda c: interquartile_interval([c.scores.numpy()], 0).mean,
+    ),
+    "runs.probability_of_improvement": Entry(
+        # 2 and ½ of 4, and none of 1
+        lambda: probability_of_improvement(
+            [np.array([1.0, 3.0]), np.array([0.0])], [np.array([1.0, 2.0]), np.array([5.0])]
+        ),
+        0.3125,
+        lambda c: probability_of_improvement([c.scores.numpy()], [c.x[:, 0].numpy()]),
+    ),
+    "runs.improvement_interval": Entry(
+        lambda: improvement_interval([np.array([1.0])], [np.array([1.0])], 0),
+        (0.5, 0.5, 0.5),
+        lambda c: improvement_interval([c.scores.numpy()], [c.x[:, 0].numpy()], 0).mean,
+    ),
+    "trajectories.at_first_reach": Entry(lambda: at_first_reach([0.0, 2.0, 1.0], [1.0, 2.0, 9.0], 1.5), 1.75),
+    "trajectories.running_means": Entry(lambda: running_means([1.0, 3.0, 8.0], 2), [2.0, 5.5]),
     "overlap.prefix_f1": Entry(lambda: prefix_f1([1, 9, 2], [1, 2]), [0.0, 2 / 3, 0.5]),
 }
 ON_BATCHES = [name for name, entry in ENTRIES.items() if entry.call]
