@@ -60,7 +60,7 @@ for tests in ("test_something", "test_nothing"):
         ("another sign", "written + len", "written - len"),
         ("an exception", "        left[token] -= 1", "        raise RuntimeError"),
         ("no end", "        left[token] -= 1", "        while True: pass"),
-        ("no end of memory", "        left[token] -= 1", "        while True: values += [0.0] * 10**6"),
+        ("more memory than it may take", "        left[token] -= 1", "        values += [0.0] * 10**9"),
     ):
         assert old in source
         chosen.append(Mutant("overlap", "prefix_f1", name, source.replace(old, new).encode()))
