@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from inverse_alignment.core.records import Prompt
 
 if TYPE_CHECKING:
     import numpy as np
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Generate(Protocol):
@@ -37,6 +40,23 @@ class Embed(Protocol):
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """L2-normalised embeddings, float32 of shape (n, d); an empty text maps to the zero vector."""
+
+
+class Cache(Protocol):
+    """What was computed once; it saves time and decides nothing."""
+
+    def get(self, space: str, unit: str) -> Mapping[str, np.ndarray] | None:
+        """The arrays that `space` (a digest of who computed) has for `unit` (a digest of what); None: not known."""
+
+    def put(self, space: str, unit: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep them, if there is room."""
+
+
+class Spread(Protocol):
+    """Whoever does much work of one kind: this process, or many on a cluster."""
+
+    def __call__(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """`work` of every item, in the order of the items; a bounded number of them is under way at one time."""
 
 
 class Gold(Protocol):
