@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -122,17 +123,22 @@ def length_groups(lengths: Sequence[int], most: int, overhead: int = 128) -> lis
         most: padded tokens that a group may have; a longer row is a group of its own.
         overhead: what one more pass costs, in tokens.
     """
-    order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
-    best: list[tuple[int, int]] = [(0, 0)]  # least cost of the first j rows, and where their last group begins
+    tokens = np.asarray(lengths, dtype=np.int64)
+    order: list[int] = np.argsort(tokens, kind="stable").tolist()
+    cost = np.zeros(len(order) + 1, dtype=np.int64)  # least cost of the first j rows
+    begins = np.zeros(len(order) + 1, dtype=np.int64)  # where their last group begins
+    sizes = np.arange(len(order), 0, -1)
     for end in range(1, len(order) + 1):
         longest = lengths[order[end - 1]]
         first = max(0, end - max(1, most // longest))
-        best.append(min((best[start][0] + overhead + (end - start) * longest, start) for start in range(first, end)))
+        costs = cost[first:end] + sizes[len(order) - end + first :] * longest
+        best = int(costs.argmin())
+        cost[end], begins[end] = costs[best] + overhead, first + best
     groups: list[list[int]] = []
     end = len(order)
     while end:
-        groups.append(order[best[end][1] : end])
-        end = best[end][1]
+        groups.append(order[begins[end] : end])
+        end = int(begins[end])
     return groups[::-1]
 
 

@@ -30,7 +30,7 @@ def blocks(rows: Iterable[T], text: Callable[[T], str], mean: int = MEAN, most: 
     block: list[T] = []
     for row in rows:
         block.append(row)
-        if len(block) == most or zlib.crc32(text(row).encode()) % mean == 0:
+        if len(block) == most or zlib.crc32(text(row).encode()) % mean == mean - 1:  # 0 would be every empty text
             yield block
             block = []
     if block:

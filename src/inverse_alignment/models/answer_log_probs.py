@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from inverse_alignment.core.batches import Sequences, length_groups
+from inverse_alignment.core.blocks import blocks, digest, in_order
+from inverse_alignment.core.protocols import Cache, Spread
 from inverse_alignment.core.records import Prompt
+from inverse_alignment.models.loading import load_policy, pick_device, place
 from inverse_alignment.models.log_probs import Head, token_log_probs
 from inverse_alignment.text.render import encode_written
+from inverse_alignment.text.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Progress = Callable[[int, int, str], None]
-BLOCK = 4096
-"""Answers that are encoded and sorted by length together: bounds memory where a pool is large."""
+Asked = tuple[Prompt, str]
+MEAN, MOST = 1024, 4096
+"""Answers of a block, on average and at most: they are encoded, sorted by length and kept together."""
 
 
 class LogProbs(NamedTuple):
@@ -37,6 +45,21 @@ class LogProbs(NamedTuple):
     def means(self) -> np.ndarray:
         """(n,) float64, nats per token: the length-normalised log-probability."""
         return self.sums / self.counts
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How answers are read.
+
+    Attributes:
+        context: most tokens of prompt and answer together.
+        tokens: padded tokens read at once; changes nothing but speed, memory and rounding.
+        first_tokens: only so many tokens of each answer count; 0 for all.
+    """
+
+    context: int
+    tokens: int
+    first_tokens: int = 0
 
 
 def answer_log_probs(
@@ -57,33 +80,82 @@ def answer_log_probs(
 
     Args:
         policy: frozen, in evaluation mode.
-        context: most tokens of prompt and answer together.
-        tokens: padded tokens read at once; changes nothing but speed, memory and rounding.
-        first_tokens: only so many tokens of each answer count; 0 for all.
         progress: told how many of the n answers are done.
 
     Raises:
         UserError: see `text.render.encode_prompt`.
     """
-    head = Head(policy)
-    sums, counts = np.empty(len(answers)), np.empty(len(answers), dtype=np.int64)
-    for start in range(0, len(answers), BLOCK):
-        rows = slice(start, start + BLOCK)
-        written = encode_written(tokenizer, prompts[rows], answers[rows], context)
-        if first_tokens:
-            written = [(prompt, answer[:first_tokens]) for prompt, answer in written]
-        sums[rows], counts[rows] = _scored(head, written, tokenizer.pad_token_id, tokens)
-        progress(min(start + BLOCK, len(answers)), len(answers), "answers scored")
+    head, reading = Head(policy), Reading(context, tokens, first_tokens)
+    return log_probs_by(lambda asked: read(head, tokenizer, asked, reading), prompts, answers, progress)
+
+
+def log_probs_by(
+    score: Callable[[list[Asked]], LogProbs],
+    prompts: Sequence[Prompt],
+    answers: Sequence[str],
+    progress: Progress = lambda done, total, unit: None,
+    spread: Spread = in_order,
+) -> LogProbs:
+    """The same by anyone who scores a block of answers, wherever: the blocks are a matter of the answers alone."""
+    sums, counts, done = np.empty(len(answers)), np.empty(len(answers), dtype=np.int64), 0
+    cut = blocks(zip(prompts, answers, strict=True), lambda asked: asked[1], MEAN, MOST)
+    for found in spread(score, cut):
+        rows = slice(done, done := done + len(found.sums))
+        sums[rows], counts[rows] = found
+        progress(done, len(answers), "answers scored")
     return LogProbs(sums, counts)
 
 
+@dataclass
+class PolicyScorer:
+    """Scores blocks of answers by the policy in a folder, which is loaded for the first block that is not known.
+
+    Attributes:
+        device: see `pick_device`.
+        space: digest of everything that decides the numbers besides the block: policy, reading, device, versions.
+    """
+
+    folder: Path
+    device: str
+    reading: Reading
+    cache: Cache
+    space: str
+
+    def __call__(self, asked: list[Asked]) -> LogProbs:
+        """Log-probabilities of one block."""
+        unit = digest(text for prompt, answer in asked for text in (prompt.key, answer))
+        kept = self.cache.get(self.space, unit)
+        if kept is not None:
+            return LogProbs(kept["sums"], kept["counts"])
+        found = read(*self._loaded, asked, self.reading)
+        self.cache.put(self.space, unit, found._asdict())
+        return found
+
+    @cached_property
+    def _loaded(self) -> tuple[Head, PreTrainedTokenizerBase]:
+        policy = place(load_policy(self.folder), pick_device(self.device)).eval()
+        return Head(policy), load_tokenizer(self.folder).tokenizer
+
+    def __getstate__(self) -> dict[str, Any]:  # another process loads its own
+        return {name: value for name, value in vars(self).items() if name != "_loaded"}
+
+
 @torch.no_grad()
-def _scored(head: Head, written: Sequence[tuple[list[int], list[int]]], pad_token: int, tokens: int) -> LogProbs:
+def read(head: Head, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Asked], reading: Reading) -> LogProbs:
+    """Log-probabilities of answers, read in batches of like length.
+
+    Raises:
+        UserError: see `text.render.encode_prompt`.
+    """
+    prompts, answers = zip(*asked, strict=True)
+    written = encode_written(tokenizer, prompts, answers, reading.context)
+    if reading.first_tokens:
+        written = [(prompt, answer[: reading.first_tokens]) for prompt, answer in written]
     counts = np.array([len(answer) for _, answer in written], dtype=np.int64)
     sums = np.empty(len(written))
     lengths = [len(prompt) + len(answer) - 1 for prompt, answer in written]  # nobody reads after the last token
-    for group in length_groups(lengths, tokens):
-        sequences = _sequences([written[row] for row in group], pad_token, head.policy.device)
+    for group in length_groups(lengths, reading.tokens):
+        sequences = _sequences([written[row] for row in group], tokenizer.pad_token_id, head.policy.device)
         found = token_log_probs(head, head.states(sequences), sequences.targets, 1.0).double().cpu().numpy()
         ends = np.cumsum(counts[group])
         sums[group] = np.add.reduceat(found, ends - counts[group])

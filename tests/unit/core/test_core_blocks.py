@@ -29,6 +29,10 @@ def test_equal_rows_end_at_the_bound():
     assert [len(block) for block in blocks(["same"] * 10, str, 2**31, 4)] == [4, 4, 2]
 
 
+def test_empty_texts_end_no_block():
+    assert [len(block) for block in blocks([""] * 10, str, 512, 6)] == [6, 4]
+
+
 def test_nothing_is_read_ahead():
     read = []
 

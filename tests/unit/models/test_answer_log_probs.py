@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inverse_alignment.core.cache import DiskCache
 from inverse_alignment.core.records import Prompt
 from inverse_alignment.generation.answers import Answer
 from inverse_alignment.generation.rollouts import ask, judge
-from inverse_alignment.models.answer_log_probs import answer_log_probs
+from inverse_alignment.models.answer_log_probs import PolicyScorer, Reading, answer_log_probs, log_probs_by, read
+from inverse_alignment.models.log_probs import Head
 from inverse_alignment.text.render import (
     encode_full,
     encode_prompt,
@@ -117,12 +121,56 @@ def test_no_answers_are_no_numbers():
 
 
 def test_progress_ends_at_the_total(monkeypatch):
-    monkeypatch.setattr("inverse_alignment.models.answer_log_probs.BLOCK", 4)
+    monkeypatch.setattr("inverse_alignment.models.answer_log_probs.MOST", 4)
+    monkeypatch.setattr("inverse_alignment.models.answer_log_probs.MEAN", 2**31)
     told = []
     whole = scored(tiny.policy())
     parts = scored(tiny.policy(), progress=lambda done, total, unit: told.append((done, total)))
     np.testing.assert_allclose(parts.sums, whole.sums, atol=1e-5)
     assert told == [(4, 6), (6, 6)]
+
+
+READING = Reading(CONTEXT, 4096)
+
+
+def test_what_is_known_is_not_asked_again_and_the_policy_stays_away(tmp_path, monkeypatch):
+    folder = tiny.saved(tiny.policy(scale=3.0), tmp_path / "policy")
+    scorer = PolicyScorer(folder, "cpu", READING, DiskCache(tmp_path / "cache", 10**9), "s" * 64)
+    first = log_probs_by(scorer, PROMPTS, ANSWERS)
+    np.testing.assert_array_equal(first.sums, scored(tiny.policy(scale=3.0)).sums)
+    monkeypatch.setattr("inverse_alignment.models.answer_log_probs.load_policy", None)
+    again = PolicyScorer(folder, "cpu", READING, DiskCache(tmp_path / "cache", 10**9), "s" * 64)
+    second = log_probs_by(again, PROMPTS, ANSWERS)
+    np.testing.assert_array_equal(second.sums, first.sums)
+    np.testing.assert_array_equal(second.counts, first.counts)
+    with pytest.raises(TypeError):  # another prompt to the same answers is not known
+        log_probs_by(again, PROMPTS[::-1], ANSWERS)
+
+
+def test_a_scorer_travels_without_its_policy(tmp_path):
+    folder = tiny.saved(tiny.policy(scale=3.0), tmp_path / "policy")
+    scorer = PolicyScorer(folder, "cpu", READING, DiskCache(tmp_path / "cache", 0), "s" * 64)
+    asked = list(zip(PROMPTS, ANSWERS, strict=True))
+    here = scorer(asked)
+    bytes_of = pickle.dumps(scorer)
+    assert len(bytes_of) < 2000
+    np.testing.assert_array_equal(pickle.loads(bytes_of)(asked).sums, here.sums)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_who_scores_a_block_does_not_matter(workers, monkeypatch):
+    monkeypatch.setattr("inverse_alignment.models.answer_log_probs.MOST", 4)
+    prompts, answers = PROMPTS * 5, [f"{text} {i}" for i in range(5) for text in ANSWERS]
+    head, tokens = Head(tiny.policy(scale=3.0)), tiny.tokenizer()
+
+    def apart(work, items):
+        items = list(items)
+        shards = [[(i, work(item)) for i, item in enumerate(items) if i % workers == w] for w in range(workers)]
+        return (found for _, found in sorted((pair for shard in shards for pair in shard), key=lambda pair: pair[0]))
+
+    found = log_probs_by(lambda asked: read(head, tokens, asked, READING), prompts, answers, spread=apart)
+    whole = log_probs_by(lambda asked: read(head, tokens, asked, READING), prompts, answers)
+    np.testing.assert_array_equal(found.sums, whole.sums)
 
 
 def test_another_policy_says_something_else():
