@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from inverse_alignment.config import PipelineConfig
 from inverse_alignment.core.artifact import Artifact
 from inverse_alignment.optimise.credit_settings import TokenCredit
-from inverse_alignment.stages.select import NoSelection
+from inverse_alignment.selection.settings import NoSelection
 from tasks.stages import (
     aggregate,
     evaluate,
@@ -137,12 +137,22 @@ def inverse_alignment(config: PipelineConfig, arm: str, seed: int, start: Start)
         selection = refreshed = before = None
         if not isinstance(config.selection, NoSelection):
             before = reward.part("model")
-            selection = select(f"{at}-select", config, seed, preferences=preferences, rollouts=rollouts)
+            selection = select(
+                f"{at}-select",
+                config,
+                seed,
+                preferences=preferences,
+                rollouts=rollouts,
+                policy=policy,
+                reference=reference,
+                reward=before,
+            )
             reward = refreshed = refresh(
                 f"{at}-refresh",
                 config,
                 seed,
                 reward=before,
+                first_reward=start.reward.part("model"),
                 selection=selection,
                 preferences=preferences,
                 rollouts=rollouts,

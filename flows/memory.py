@@ -167,8 +167,8 @@ def _configuration(spec: CheckpointModel, key: str) -> Path | None:
 
 def needs(config: PipelineConfig, device: Device) -> list[Need | Unknown]:
     """What each stage needs; of a stage that arms have different settings for, what the hungriest arm's needs."""
+    from inverse_alignment.selection.settings import NoSelection
     from inverse_alignment.stages.reward_model import TrainReward
-    from inverse_alignment.stages.select import NoSelection
 
     arms = [config.for_arm(name) for name in config.arms]
     refreshing = [arm for arm in arms if not isinstance(arm.selection, NoSelection)]

@@ -45,7 +45,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "rollout": ("rollout", "models"),
     "reward_model": ("reward", "models"),
     "token_reward": ("token_reward", "models"),
-    "select": ("selection",),
+    "select": ("selection", "models"),
     "refresh": ("refresh", "models"),
     "ppo": ("ppo", "models"),
     "evaluate": ("evaluation", "models"),

@@ -10,9 +10,11 @@ from inverse_alignment.config import PipelineConfig
 from inverse_alignment.core.artifact import Artifact
 from inverse_alignment.data.sources import SourceConfig
 from inverse_alignment.data.sources import reference as dataset_reference
+from inverse_alignment.embedding.settings import EncoderConfig, SentenceEncoder
 from inverse_alignment.models.checks import require_encoder, require_policy, require_reward_model
 from inverse_alignment.models.specs import CheckpointModel, InitialisedModel, ModelSpec
 from inverse_alignment.optimise.credit_settings import TokenCredit
+from inverse_alignment.selection.settings import inputs_of, pairs_asked_for, sentence_encoders
 from inverse_alignment.stages.aggregate import AggregateStage
 from inverse_alignment.stages.compare import CompareStage
 from inverse_alignment.stages.evaluate import EvaluateStage
@@ -20,15 +22,7 @@ from inverse_alignment.stages.ppo import PpoStage
 from inverse_alignment.stages.refresh import GateOn, RefreshStage
 from inverse_alignment.stages.reward_model import CheckpointReward, RewardStage, TrainReward
 from inverse_alignment.stages.rollout import RolloutConfig, RolloutStage
-from inverse_alignment.stages.select import (
-    EncoderConfig,
-    RandomSelection,
-    SelectionConfig,
-    SelectStage,
-    SentenceEncoder,
-    SimilaritySelection,
-    TopK,
-)
+from inverse_alignment.stages.select import SelectStage
 from inverse_alignment.stages.sft import SftStage, TrainSft
 from inverse_alignment.stages.token_reward import TokenRewardStage
 from inverse_alignment.stages.tokenizers import TokenizersConfig
@@ -59,7 +53,7 @@ def aggregate(config: PipelineConfig, tokenizers: Artifact) -> Artifact:
         aggregate=data.aggregate,
         context=models.policy.context,
         reward_context=models.reward.context,
-        least_train_pairs=max(_pairs_asked_for(config.for_arm(arm).selection) for arm in config.arms),
+        least_train_pairs=max(pairs_asked_for(config.for_arm(arm).selection) for arm in config.arms),
         source_policies=config.sft.sources if isinstance(config.sft, TrainSft) else (),
         gold=config.evaluation.gold.type,
     )
@@ -69,14 +63,6 @@ def aggregate(config: PipelineConfig, tokenizers: Artifact) -> Artifact:
         "tokenizers": tokenizers,
     }
     return run_stage("aggregate", "aggregate", inputs, stage)
-
-
-def _pairs_asked_for(selection: SelectionConfig) -> int:
-    match selection:
-        case RandomSelection(k=k) | SimilaritySelection(keep=TopK(k=k)):
-            return k
-        case _:
-            return 0
 
 
 def sft(config: PipelineConfig, seed: int, preferences: Artifact, tokenizers: Artifact) -> Artifact:
@@ -139,16 +125,27 @@ def token_reward(config: PipelineConfig, seed: int, *, preferences: Artifact, re
     return run_stage(f"token-reward-s{seed}", "token_reward", inputs, stage, seed)
 
 
-def select(node: str, config: PipelineConfig, seed: int, *, preferences: Artifact, rollouts: Artifact) -> Artifact:
-    """The part of the offline set that a refresh will use."""
-    selection = config.selection
-    encoder = selection.encoder if isinstance(selection, SimilaritySelection) else None
-    inputs = {
-        "preferences": preferences,
-        "rollouts": rollouts,
-        **_encoder(encoder, "selection.encoder", config),
-    }
-    return run_stage(node, "select", inputs, SelectStage(selection=selection), seed)
+def select(
+    node: str,
+    config: PipelineConfig,
+    seed: int,
+    *,
+    preferences: Artifact,
+    rollouts: Artifact,
+    policy: Artifact,
+    reference: Artifact,
+    reward: Artifact,
+) -> Artifact:
+    """The part of the offline set that a refresh will use; only what the selector looks at is an input."""
+    selection, models = config.selection, config.models
+    seen = inputs_of(selection)
+    given = {"rollouts": rollouts, "policy": policy, "reference": reference, "reward": reward}
+    inputs: dict[str, Artifact] = {"preferences": preferences}
+    inputs |= {name: artifact for name, artifact in given.items() if name in seen}
+    for name, encoder in sentence_encoders(selection):
+        inputs[name] = _encoder(encoder, f"selection.{name}", config)["encoder"]
+    stage = SelectStage(selection=selection, context=models.policy.context if "policy" in seen else None)
+    return run_stage(node, "select", inputs, stage, seed)
 
 
 def refresh(
@@ -157,6 +154,7 @@ def refresh(
     seed: int,
     *,
     reward: Artifact,
+    first_reward: Artifact,
     selection: Artifact,
     preferences: Artifact,
     rollouts: Artifact,
@@ -171,6 +169,7 @@ def refresh(
         "preferences": preferences,
         "rollouts": rollouts,
         "reference_rollouts": reference_rollouts,
+        **({"first_reward": first_reward} if config.refresh.start == "first" else {}),
         **_encoder(encoder, "refresh.gate.encoder", config),
     }
     stage = RefreshStage(refresh=config.refresh, context=config.models.reward.context)

@@ -26,11 +26,11 @@ from inverse_alignment.data.sources import JsonlSource, SourceConfig, TableSourc
 from inverse_alignment.generation.settings import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, VllmGeneration
 from inverse_alignment.models.specs import CheckpointModel, InitialisedModel, ModelSpec
 from inverse_alignment.optimise.settings import PpoConfig
+from inverse_alignment.selection.settings import NoSelection, SelectionConfig
 from inverse_alignment.stages.evaluate import EvaluationConfig
 from inverse_alignment.stages.refresh import RefreshConfig
 from inverse_alignment.stages.reward_model import RewardConfig, TrainReward
 from inverse_alignment.stages.rollout import RolloutConfig
-from inverse_alignment.stages.select import NoSelection, SelectionConfig
 from inverse_alignment.stages.sft import SftConfig, TrainSft
 from inverse_alignment.stages.token_reward import TokenRewardConfig
 

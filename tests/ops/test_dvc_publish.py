@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rich.console import Console
+from prefect import get_client
+from prefect.testing.utilities import prefect_test_harness
 
 from flows.compare import compare
-from flows.publish import node_of
+from flows.publish import lines, node_of
 from flows.publish import publish as publish_node
+from flows.scheduled import publish_flow
 from inverse_alignment.config import PipelineConfig
 from inverse_alignment.core.artifact import Artifact, external
 from inverse_alignment.core.context import RuntimeConfig
@@ -25,7 +27,8 @@ from inverse_alignment.core.records import SPLITS, Comparison, iter_jsonl
 from inverse_alignment.core.store import Entry, Store
 from inverse_alignment.data.read import read
 from inverse_alignment.data.sources import JsonlSource
-from inverse_alignment.stages.select import RandomSelection, SelectStage
+from inverse_alignment.selection.settings import RandomSelection
+from inverse_alignment.stages.select import SelectStage
 from inverse_alignment.world.text import WorldConfig, write_dataset
 from tasks import dvc_file, run_stage
 from tasks.publish import Published, card, publish_set, publish_subset
@@ -160,13 +163,11 @@ def test_the_verb_publishes_what_is_built_and_refuses_the_rest(
     root, _ = built
     monkeypatch.chdir(root)
     config = PipelineConfig.model_validate(yaml.safe_load((root / "params.yaml").read_text()))
-    console = Console(record=True, width=200)
 
     def flow() -> Artifact:
         return compare(config)
 
-    publish_node("by-verb", "aggregate", flow, config, console)
-    text = console.export_text()
+    text = "\n".join(lines("by-verb", publish_node("by-verb", "aggregate", flow, config)))
     assert "a new version" in text and "git add published/by-verb.dvc" in text and "dvc push" in text
     for name, node, what in (
         ("Bad Name", "aggregate", "cannot name a dataset"),
@@ -175,8 +176,28 @@ def test_the_verb_publishes_what_is_built_and_refuses_the_rest(
         ("x", "tokenizers", "makes no dataset"),
     ):
         with pytest.raises(UserError, match=what):
-            publish_node(name, node, flow, config, console)
+            publish_node(name, node, flow, config)
     assert not (root / "published" / "x").exists()
+
+
+def test_the_deployed_flow_publishes_too_and_says_so_in_prefect(
+    built: tuple[Path, Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, pool = built
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("HOME", str(root))
+    config = PipelineConfig.model_validate(yaml.safe_load((root / "params.yaml").read_text()))
+    with prefect_test_harness():
+        made = publish_flow("scheduled", config=config)
+        with pytest.raises(UserError, match="cannot name a dataset"):
+            publish_flow("Bad Name", config=config)
+        with get_client(sync_client=True) as client:
+            (text,) = [each.data for each in client.read_artifacts() if each.key == "inverse-alignment-published"]
+            states = {run.name: run.state_type for run in client.read_flow_runs() if run.state_type}
+    assert made["new"] and made["pairs"] == pool.metrics["pairs"]
+    assert yaml.safe_load((root / "published" / "scheduled.dvc").read_text())["outs"][0]["md5"] == made["md5"]
+    assert f"DVC's md5 {made['md5']}" in str(text)
+    assert states == {"publish-scheduled": "COMPLETED", "publish-Bad Name": "FAILED"}
 
 
 def test_the_record_of_a_selection_has_its_ids_beside_it(built: tuple[Path, Entry], tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from inverse_alignment.data.sources import JsonlSource
 from inverse_alignment.data.splits import SplitShares
 from inverse_alignment.models.specs import InitialisedModel
 from inverse_alignment.optimise.settings import PpoConfig
+from inverse_alignment.selection.settings import SimilaritySelection, TopK, inputs_of
 from inverse_alignment.stages.aggregate import AggregateStage
 from inverse_alignment.stages.evaluate import EvaluateStage, EvaluationConfig
 from inverse_alignment.stages.ppo import PpoStage
@@ -22,7 +23,7 @@ from inverse_alignment.stages.refresh import GateOff, GateOn, RefreshConfig, Ref
 from inverse_alignment.stages.registry import STAGES
 from inverse_alignment.stages.reward_model import RewardStage, TrainReward
 from inverse_alignment.stages.rollout import RolloutConfig, RolloutStage
-from inverse_alignment.stages.select import SelectStage, SimilaritySelection, TopK
+from inverse_alignment.stages.select import SelectStage
 from inverse_alignment.stages.sft import SftStage, TrainSft
 from inverse_alignment.stages.token_reward import TokenRewardConfig, TokenRewardStage
 from inverse_alignment.stages.tokenizers import TokenizersConfig
@@ -109,23 +110,39 @@ def roll_out(chain: Chain, name: str, policy: Path, context: int = MODEL.context
     return chain.run(name, "rollout", inputs, RolloutStage(rollout=SAMPLES, context=context))
 
 
-def select(chain: Chain, name: str, selection: Any) -> Path:
+def select(chain: Chain, name: str, selection: Any, policy: Path | None = None) -> Path:
     """Pairs of the train split, given the rollouts."""
-    inputs = {"preferences": chain.made["preferences"], "rollouts": chain.made["reference_rollouts"]}
-    return chain.run(name, "select", inputs, SelectStage(selection=selection))
-
-
-def refresh(chain: Chain, name: str, config: RefreshConfig, context: int = MODEL.context) -> Path:
-    """A refreshed reward model."""
-    made = chain.made
-    inputs = {
+    made, start = chain.made, chain.made["sft"] / "policy"
+    given = {
+        "rollouts": made["reference_rollouts"],
+        "policy": policy or start,
+        "reference": start,
         "reward": made["reward"] / "model",
+    }
+    inputs = {"preferences": made["preferences"], **{name: given[name] for name in inputs_of(selection)}}
+    return chain.run(name, "select", inputs, SelectStage(selection=selection, context=MODEL.context))
+
+
+def refresh(
+    chain: Chain, name: str, config: RefreshConfig, context: int = MODEL.context, reward: str = "reward", **how: Any
+) -> Path:
+    """A refreshed reward model."""
+    stage = RefreshStage(refresh=config, context=context)
+    return chain.run(name, "refresh", refresh_inputs(chain, config, reward), stage, **how)
+
+
+def refresh_inputs(chain: Chain, config: RefreshConfig, reward: str = "reward") -> dict[str, Path]:
+    """What a refresh takes; `reward` is the incumbent."""
+    made = chain.made
+    first = {"first_reward": made["reward"] / "model"} if config.start == "first" else {}
+    return {
+        **first,
+        "reward": made[reward] / "model",
         "selection": made["selection"],
         "preferences": made["preferences"],
         "rollouts": made["reference_rollouts"],
         "reference_rollouts": made["reference_rollouts"],
     }
-    return chain.run(name, "refresh", inputs, RefreshStage(refresh=config, context=context))
 
 
 def token_reward(chain: Chain) -> Path:

@@ -23,19 +23,19 @@ from inverse_alignment.evaluation.reward_accuracy import on_policy_pairs
 from inverse_alignment.models.loading import load_policy, save_model
 from inverse_alignment.models.reward_scores import load_calibrated, save_calibration
 from inverse_alignment.models.specs import CheckpointModel
-from inverse_alignment.stages.aggregate import AggregateStage
-from inverse_alignment.stages.evaluate import NoGold
-from inverse_alignment.stages.refresh import GateOff
-from inverse_alignment.stages.reward_model import CheckpointReward, RewardStage
-from inverse_alignment.stages.select import (
+from inverse_alignment.selection.settings import (
     AllSelection,
     NoSelection,
     RandomSelection,
-    SelectStage,
     SimilaritySelection,
     Threshold,
     TopK,
 )
+from inverse_alignment.stages.aggregate import AggregateStage
+from inverse_alignment.stages.evaluate import NoGold
+from inverse_alignment.stages.refresh import GateOff
+from inverse_alignment.stages.reward_model import CheckpointReward, RewardStage
+from inverse_alignment.stages.select import SelectStage
 from inverse_alignment.stages.sft import CheckpointSft, SftStage, TrainSft
 from inverse_alignment.stages.tokenizers import TokenizersConfig
 from inverse_alignment.world.gold import gold_reward
@@ -195,7 +195,18 @@ def test_a_selection_says_what_it_picked(built):
     assert sum(audit["pool_by_annotator"].values()) == len(pool)
     assert audit["mean_score"] == pytest.approx(np.mean([row["score"] for row in kept]))
     assert -1 <= audit["mean_pair_similarity"] <= 0.95
-    assert built.metrics["selection"] == {"selected": 40, "pool": len(pool), "mean_score": audit["mean_score"]}
+    assert built.metrics["selection"] == {
+        "selected": 40,
+        "pool": len(pool),
+        "mean_score": audit["mean_score"],
+        "effective_pairs": pytest.approx(40),
+    }
+    scores = np.load(folder / "scores.npy", allow_pickle=False)
+    assert len(scores) == len(pool) and np.isfinite(scores).sum() == audit["candidates"]
+    assert [scores[row["row"]] for row in kept] == pytest.approx([row["score"] for row in kept], abs=0)
+    assert np.nanmean(scores) == pytest.approx(audit["pool_mean_score"])
+    assert audit["pool_mean_score"] < audit["mean_score"]
+    assert audit["pool_effective_pairs"] is None  # cosines are no weights
 
 
 def test_random_and_all_are_controls_without_scores(branch):

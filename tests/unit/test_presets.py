@@ -16,11 +16,12 @@ from inverse_alignment.config import PipelineConfig, load, presets
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.store import Store
 from inverse_alignment.data.sources import HhSource, reference
+from inverse_alignment.embedding.settings import SentenceEncoder
 from inverse_alignment.models.loading import new_policy, save_model
 from inverse_alignment.models.specs import CheckpointModel
+from inverse_alignment.selection.settings import RandomSelection, SimilaritySelection, TopK
 from inverse_alignment.stages.evaluate import NoGold
 from inverse_alignment.stages.refresh import GateOn
-from inverse_alignment.stages.select import RandomSelection, SentenceEncoder, SimilaritySelection, TopK
 from tasks import external
 from tasks.run_stage import Plan, plan
 from tests.unit.models import tiny

@@ -5,19 +5,30 @@ The paper's filter is not published in detail; every choice here is a parameter 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from inverse_alignment.core.blocks import blocks, in_order
 from inverse_alignment.core.errors import UserError
-from inverse_alignment.core.protocols import Embed
-from inverse_alignment.selection.selection import Selection, require_at_most
+from inverse_alignment.core.protocols import Embed, Spread
+from inverse_alignment.selection.keep import PairScores, scored
+from inverse_alignment.selection.nearest import embedded, nearest, nearest_of_key, rows_of
 
-CHUNK = 4096  # pairs multiplied at once: bounds memory, changes nothing
-EMBEDDED = 512  # texts embedded between two words of progress
+MOST_BYTES = 2**30
 
 Progress = Callable[[int, int, str], None]
+
+
+class Pair(NamedTuple):
+    """A pair as a measure of nearness sees it."""
+
+    chosen: str
+    rejected: str
+    key: str
 
 
 @dataclass(frozen=True)
@@ -42,29 +53,31 @@ SCORES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
-def nearest(answers: np.ndarray, rollouts: np.ndarray) -> np.ndarray:
-    """`max_j cos(a_i, y_j)` of unit vectors: (n, d) and (m, d) to (n,)."""
-    return np.concatenate(
-        [(answers[i : i + CHUNK] @ rollouts.T).max(1) for i in range(0, len(answers), CHUNK)]
-        or [np.empty(0, dtype=answers.dtype)]
-    )
+@dataclass(frozen=True)
+class Measure:
+    """Measures blocks of pairs against a policy's answers.
 
+    Attributes:
+        answers: embeddings (m, d) of the policy's answers.
+        of_prompt: which of them answer a prompt, by its key; None: all are compared with every pair.
+    """
 
-def nearest_of_prompt(
-    answers: np.ndarray, keys: Sequence[str], rollouts: np.ndarray, rollout_keys: Sequence[str]
-) -> np.ndarray:
-    """The same over the policy's answers to the pair's own prompt; NaN where there is none."""
-    found = np.full(len(answers), np.nan, dtype=np.float32)
-    of_prompt: dict[str, list[int]] = {}
-    for row, key in enumerate(rollout_keys):
-        of_prompt.setdefault(key, []).append(row)
-    pairs_of: dict[str, list[int]] = {}
-    for row, key in enumerate(keys):
-        pairs_of.setdefault(key, []).append(row)
-    for key, rows in pairs_of.items():
-        if key in of_prompt:
-            found[rows] = (answers[rows] @ rollouts[of_prompt[key]].T).max(1)
-    return found
+    embed: Embed
+    answers: np.ndarray
+    of_prompt: Mapping[str, np.ndarray] | None
+
+    def __call__(self, pairs: list[Pair]) -> PairSimilarity:
+        """Cosines of one block."""
+        vectors = self.embed([*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)])
+        chosen, rejected = np.split(vectors, 2)
+        between = (chosen * rejected).sum(1).clip(max=1.0)  # rounding must not push equal answers above a bound of 1
+        keys = [pair.key for pair in pairs]
+        return PairSimilarity(self._nearest(chosen, keys), self._nearest(rejected, keys), between)
+
+    def _nearest(self, vectors: np.ndarray, keys: list[str]) -> np.ndarray:
+        if self.of_prompt is None:
+            return nearest(vectors, self.answers)
+        return nearest_of_key(vectors, keys, self.answers, self.of_prompt)
 
 
 def pair_similarity(
@@ -76,86 +89,56 @@ def pair_similarity(
     embed: Embed,
     same_prompt: bool,
     progress: Progress = lambda done, total, unit: None,
+    spread: Spread = in_order,
+    most_bytes: int = MOST_BYTES,
+    folder: Path | None = None,
 ) -> PairSimilarity:
-    """Embed all answers and measure every pair.
+    """Embed all answers and measure every pair, block by block: besides three numbers a pair, little is held at once.
 
     Args:
         keys: prompt key of each pair.
         rollouts: the policy's answers.
         rollout_keys: prompt key of each of them.
         same_prompt: compare a pair with the policy's answers to its own prompt only.
-        progress: told how many of all answers are embedded.
+        progress: told how many pairs are compared.
+        spread: who measures the blocks; changes nothing.
+        most_bytes: embeddings of the policy's answers that take more than this lie in a file of `folder`.
 
     Raises:
         UserError: no pair shares its prompt with a rollout.
     """
-    vectors = _embedded([*rollouts, *chosen, *rejected], embed, progress)
-    policy, e_chosen, e_rejected = np.split(vectors, [len(rollouts), len(rollouts) + len(chosen)])
-    between = (e_chosen * e_rejected).sum(1).clip(max=1.0)  # rounding must not push equal answers above a bound of 1
-    if not same_prompt:
-        return PairSimilarity(nearest(e_chosen, policy), nearest(e_rejected, policy), between)
-    measured = PairSimilarity(
-        nearest_of_prompt(e_chosen, keys, policy, rollout_keys),
-        nearest_of_prompt(e_rejected, keys, policy, rollout_keys),
-        between,
-    )
-    if np.isnan(measured.chosen).all():
+    answers = embedded(rollouts, embed, most_bytes, folder)
+    measure = Measure(embed, answers, rows_of(rollout_keys) if same_prompt else None)
+    found = PairSimilarity(*(np.empty(len(chosen), dtype=np.float32) for _ in range(3)))
+    done = 0
+    pairs = map(Pair, chosen, rejected, keys)
+    for part in spread(measure, blocks(pairs, lambda pair: pair.chosen)):
+        rows = slice(done, done := done + len(part.between))
+        found.chosen[rows], found.rejected[rows], found.between[rows] = part.chosen, part.rejected, part.between
+        progress(done, len(chosen), "pairs compared")
+    if same_prompt and np.isnan(found.chosen).all():
         raise UserError(
             "no pair's prompt is among the rollouts' prompts",
             where="selection.compare_with=same_prompt",
             fix="set rollout.prompts=0 (all prompts), or selection.compare_with=all_rollouts",
         )
-    return measured
+    return found
 
 
-def _embedded(texts: Sequence[str], embed: Embed, progress: Progress) -> np.ndarray:
-    parts = []
-    for start in range(0, len(texts), EMBEDDED):
-        parts.append(embed(texts[start : start + EMBEDDED]))
-        progress(min(start + EMBEDDED, len(texts)), len(texts), "answers embedded")
-    return np.concatenate(parts)
-
-
-def candidates(similarity: PairSimilarity, score: str, max_pair_similarity: float) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (n,) and which pairs may be selected (n,) bool: measured, and their two answers not too much alike."""
-    scores = SCORES[score](similarity.chosen, similarity.rejected)
-    return scores, ~np.isnan(scores) & (similarity.between <= max_pair_similarity)
-
-
-def select_top(similarity: PairSimilarity, score: str, max_pair_similarity: float, k: int) -> Selection:
-    """The k best-scoring candidates; ties go to the earlier row.
-
-    Raises:
-        UserError: there are fewer than k candidates.
-    """
-    scores, allowed = candidates(similarity, score, max_pair_similarity)
-    require_at_most(k, int(allowed.sum()), _narrowed(similarity, max_pair_similarity), "selection.keep.k")
-    rows = np.flatnonzero(allowed)
-    best = np.sort(rows[np.lexsort((rows, -scores[rows]))[:k]]).astype(np.int64)
-    return Selection(best, np.ones(k), scores[best].astype(np.float64))
-
-
-def select_above(similarity: PairSimilarity, score: str, max_pair_similarity: float, threshold: float) -> Selection:
-    """Every candidate whose score reaches the threshold.
-
-    Raises:
-        UserError: none does.
-    """
-    scores, allowed = candidates(similarity, score, max_pair_similarity)
-    rows = np.flatnonzero(allowed & (scores >= threshold)).astype(np.int64)
-    if not len(rows):
-        highest = scores[allowed].max() if allowed.any() else float("nan")
-        raise UserError(
-            f"no pair reaches the score {threshold}; the highest is {highest:.3f}",
-            where="selection.keep.score",
-            fix="lower the threshold, or set selection.keep.type=top_k",
-        )
-    return Selection(rows, np.ones(len(rows)), scores[rows].astype(np.float64))
-
-
-def _narrowed(similarity: PairSimilarity, bound: float) -> str:
+def similarity_scores(similarity: PairSimilarity, score: str, max_pair_similarity: float) -> PairScores:
+    """Scores of all pairs; candidates are measured, and their two answers are not too much alike. Ties: the earlier."""
+    values = SCORES[score](similarity.chosen, similarity.rejected).astype(np.float64)
     unmeasured = int(np.isnan(similarity.chosen).sum())
-    return (
-        f"of {len(similarity.chosen)} are candidates ({unmeasured} without rollouts to their prompt, "
-        f"{int((similarity.between > bound).sum())} with answers more alike than {bound})"
+    return scored(
+        values,
+        np.arange(len(values)),
+        similarity.between <= max_pair_similarity,
+        f"of {len(values)} are candidates ({unmeasured} without rollouts to their prompt, "
+        f"{int((similarity.between > max_pair_similarity).sum())} with answers more alike than {max_pair_similarity})",
     )
+
+
+def dissimilarity_scores(similarity: PairSimilarity, score: str, max_pair_similarity: float) -> PairScores:
+    """The same negated: what resembles the policy least is best. The control that must not help."""
+    scores = similarity_scores(similarity, score, max_pair_similarity)
+    return replace(scores, values=-scores.values)

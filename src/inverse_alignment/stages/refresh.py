@@ -10,7 +10,8 @@ from pydantic import Field
 
 from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.context import StageContext
-from inverse_alignment.stages.select import EncoderConfig, LexicalEncoder
+from inverse_alignment.embedding.settings import EncoderConfig, LexicalEncoder
+from inverse_alignment.reward.settings import FullRule, RefreshRule
 
 
 class GateOn(Section):
@@ -34,8 +35,16 @@ class GateOff(Section):
 
 
 class RefreshConfig(Section):
-    """How a reward model is refreshed on the selected pairs."""
+    """How a reward model is refreshed on the selected pairs.
 
+    Weights of selected pairs are divided by their mean, and a replayed pair weighs 1. The loss of a batch is
+    `Σ w l / Σ w` over its pairs: within a batch, only weights relative to each other count.
+    """
+
+    rule: RefreshRule = Field(FullRule(), description="which weights learn, and from which pairs")
+    start: Literal["last", "first"] = Field(
+        "last", description="what a refresh starts from: the incumbent, or the first reward model again"
+    )
     pairs_seen: int = Field(
         900, ge=2, description="pairs presented in training, selected and replayed together; equal for every arm"
     )
@@ -66,15 +75,19 @@ def build(inputs: Mapping[str, Path], config: RefreshStage, context: StageContex
     from inverse_alignment.core.parallel import group
     from inverse_alignment.models.loading import load_reward_model, pick_device, place, save_model
     from inverse_alignment.models.reward_scores import RewardScorer, load_calibrated, save_calibration
+    from inverse_alignment.reward.rules import closed, open_up
     from inverse_alignment.text.tokenizers import load_tokenizer
 
     device, rows = pick_device(context.runtime.device), context.runtime.scoring_rows
     incumbent = load_calibrated(inputs["reward"], device, config.context, rows)
     tokenizer = load_tokenizer(inputs["reward"]).tokenizer
-    model = place(load_reward_model(inputs["reward"]), device)
-    trained = _train(model, tokenizer, inputs, config, context)
+    start, rule = inputs["reward" if config.refresh.start == "last" else "first_reward"], config.refresh.rule
+    model = place(load_reward_model(start), device)
+    open_up(model, rule, context.seed)
+    trained = _train(place(model, device), tokenizer, inputs, config, context)
     if group().rank:
         return {}  # the first process has the same weights
+    model = closed(model, rule, start)
     challenger = _calibrate(RewardScorer(model, tokenizer, config.context, rows), inputs)
     verdict = {
         **_judge(incumbent, challenger, inputs, config.refresh, context),
@@ -131,7 +144,7 @@ def _train(
         context.report,
         context.runtime.checkpoint_seconds,
     )
-    return {**trained, "replayed": chosen.replayed}
+    return {**trained, "gradient_steps": trained["steps"], "replayed": chosen.replayed}
 
 
 def _calibrate(scorer: Any, inputs: Mapping[str, Path]) -> Any:
@@ -191,7 +204,7 @@ def _gate_pairs(rollouts: Any, inputs: Mapping[str, Path], gate: Any, context: S
 
     from inverse_alignment.data.aggregate import read_split
     from inverse_alignment.selection.similarity import SCORES, pair_similarity
-    from inverse_alignment.stages.select import encoder
+    from inverse_alignment.stages.encoders import encoder
 
     pairs = read_split(inputs["preferences"], "gate")
     if isinstance(gate, GateOff) or gate.aligned_share == 1.0:

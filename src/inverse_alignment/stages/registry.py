@@ -48,7 +48,11 @@ STAGES: dict[str, StageSpec] = {
         "inverse_alignment.stages.token_reward", "token_reward", ("model",), WITH_TRL, gpu=True, resumes=True
     ),
     "select": StageSpec(
-        "inverse_alignment.stages.select", "selection", (), ("numpy", "scikit-learn", "sentence-transformers"), gpu=True
+        "inverse_alignment.stages.select",
+        "selection",
+        (),
+        (*TRAINING, "numpy", "scikit-learn", "sentence-transformers"),
+        gpu=True,
     ),
     "refresh": StageSpec(
         "inverse_alignment.stages.refresh", "reward", ("model",), (*WITH_TRL, "scikit-learn"), gpu=True, resumes=True

@@ -1,190 +1,218 @@
-"""preferences + rollouts of the frozen policy -> the part of the offline set that a refresh will use."""
+"""pool + what is known of the frozen policy -> the part of the offline set that a refresh will use, with weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from inverse_alignment.core.configuration import NOT_IDENTITY, Section
+from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.context import StageContext
+from inverse_alignment.selection.settings import (
+    AllSelection,
+    DensityRatioSelection,
+    IntersectionSelection,
+    LengthMatchedSelection,
+    LikelihoodSelection,
+    LikelihoodWeights,
+    LowestSimilaritySelection,
+    MarginSelection,
+    NoSelection,
+    RandomSelection,
+    RatioWeights,
+    ScoreThreshold,
+    SelectionConfig,
+    SimilaritySelection,
+    SoftWeights,
+    Threshold,
+    TopK,
+    TopKPerCluster,
+    pairs_asked_for,
+)
 
-
-class NoSelection(Section):
-    """No refresh: vanilla PPO against the first reward model."""
-
-    type: Literal["none"] = "none"
-
-
-class RandomSelection(Section):
-    """k pairs drawn uniformly without replacement: the control of equal size."""
-
-    type: Literal["random"] = "random"
-    k: int = Field(600, ge=1, description="pairs to keep")
-
-
-class AllSelection(Section):
-    """Every pair of the train split. The refresh still sees `refresh.pairs_seen` pairs, like every other arm."""
-
-    type: Literal["all"] = "all"
-
-
-class LexicalEncoder(Section):
-    """Hashed word and character n-grams: offline, fast, knows spelling but no meaning."""
-
-    type: Literal["lexical"] = "lexical"
-    dimensions: int = Field(1024, ge=16, description="buckets of the hashing trick")
-
-
-class SentenceEncoder(Section):
-    """A sentence-transformers model."""
-
-    type: Literal["sentence_transformers"] = "sentence_transformers"
-    path: str = Field(description="folder or hub id of the model", json_schema_extra=NOT_IDENTITY)
-    revision: str | None = Field(None, description="commit of a hub id", json_schema_extra=NOT_IDENTITY)
-
-
-EncoderConfig = Annotated[LexicalEncoder | SentenceEncoder, Field(discriminator="type")]
-
-
-class TopK(Section):
-    """Keep the k best scores."""
-
-    type: Literal["top_k"] = "top_k"
-    k: int = Field(600, ge=1, description="pairs to keep")
-
-
-class Threshold(Section):
-    """Keep every pair whose score reaches a bound."""
-
-    type: Literal["threshold"] = "threshold"
-    score: float = Field(0.6, ge=-1, le=1, description="least score of a kept pair")
-
-
-class SimilaritySelection(Section):
-    """FRFT (arXiv 2412.10529): pairs whose answers resemble what the policy writes now."""
-
-    type: Literal["similarity"] = "similarity"
-    score: Literal["pair_max", "pair_min", "mean", "chosen", "rejected", "gap"] = Field(
-        "pair_min", description="how the similarities of chosen and rejected become one score"
-    )
-    compare_with: Literal["same_prompt", "all_rollouts"] = Field(
-        "same_prompt", description="policy answers a pair is compared with: those to its own prompt, or all of them"
-    )
-    keep: Annotated[TopK | Threshold, Field(discriminator="type")] = Field(TopK(), description="how many pairs to keep")
-    max_pair_similarity: float = Field(
-        0.95,
-        ge=-1,
-        le=1,
-        description="pairs whose two answers are more alike than this carry no signal and are left out",
-    )
-    encoder: EncoderConfig = Field(LexicalEncoder(), description="what turns an answer into a vector")
-
-
-SelectionConfig = Annotated[
-    NoSelection | RandomSelection | AllSelection | SimilaritySelection, Field(discriminator="type")
-]
+if TYPE_CHECKING:
+    from inverse_alignment.selection.keep import PairScores
+    from inverse_alignment.selection.selection import Selection
+    from inverse_alignment.selection.similarity import PairSimilarity
+    from inverse_alignment.stages.policy_view import PolicyView
 
 
 class SelectStage(Section):
     """Identity of the stage."""
 
     selection: SelectionConfig
+    context: int | None = Field(
+        None, description="most tokens of prompt and answer together that the policy reads, where it is asked"
+    )
 
 
 def build(inputs: Mapping[str, Path], config: SelectStage, context: StageContext) -> dict[str, Any]:
-    """Write `selection.jsonl` (row, id, weight, score of each kept pair) and `audit.json` (what was picked)."""
+    """Write what was picked: `selection.jsonl` (row, id, weight, score of each kept pair), `audit.json` (who wrote it,
+    what the weights are worth), and `scores.npy` (of every pair of the pool) where the selector gives scores.
+    """
     import json
 
     import numpy as np
 
-    from inverse_alignment.data.aggregate import read_split
-    from inverse_alignment.selection.selection import shares
+    from inverse_alignment.stages.policy_view import PolicyView
 
-    pool = read_split(inputs["preferences"], "train")
-    selection, pair_similarity = _choose(pool, inputs, config.selection, context)
+    view = PolicyView(inputs, context, config.context)
+    _refuse_impossible(config.selection, len(view.pool), "selection")
+    choice = _choose(config.selection, view, "selection")
+    selection = choice.selection
     with (context.out / "selection.jsonl").open("w", encoding="utf-8") as file:
         for row, weight, score in zip(selection.indices, selection.weights, selection.scores, strict=True):
-            kept = {"row": int(row), "id": pool[row].id, "weight": float(weight)}
+            kept = {"row": int(row), "id": view.pool[row].id, "weight": float(weight)}
             file.write(json.dumps({**kept, "score": None if np.isnan(score) else float(score)}) + "\n")
-    of_pool, of_selection = shares(pool), shares(pool, selection)
-    scored = not np.isnan(selection.scores).any()
-    audit = {
-        "pool": len(pool),
+    if choice.scores is not None:
+        values = np.where(choice.scores.allowed, choice.scores.values, np.nan)
+        np.save(context.out / "scores.npy", values, allow_pickle=False)
+    audit = _audit(choice, view)
+    (context.out / "audit.json").write_text(json.dumps(audit, indent=1, sort_keys=True))
+    return {name: audit[name] for name in ("selected", "pool", "mean_score", "effective_pairs")}
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A selection, and what it was made from where there is such a thing."""
+
+    selection: Selection
+    scores: PairScores | None = None
+    similarity: PairSimilarity | None = None
+    weighs: bool = False  # the scores are logarithms of weights
+
+
+def _audit(choice: _Choice, view: PolicyView) -> dict[str, Any]:
+    import numpy as np
+
+    from inverse_alignment.maths.density_ratio import effective_sample_size
+    from inverse_alignment.selection.selection import shares
+
+    selection, scores = choice.selection, choice.scores
+    of_pool, of_selection = shares(view.pool), shares(view.pool, selection)
+    allowed = None if scores is None else scores.values[scores.allowed]
+    return {
+        "pool": len(view.pool),
+        "candidates": len(view.pool) if allowed is None else len(allowed),
         "selected": len(selection),
+        "effective_pairs": effective_sample_size(np.log(selection.weights)),
+        "pool_effective_pairs": effective_sample_size(allowed) if choice.weighs and allowed is not None else None,
         "selected_by_source": of_selection["source"],
         "pool_by_source": of_pool["source"],
         "selected_by_annotator": of_selection["annotator"],
         "pool_by_annotator": of_pool["annotator"],
-        "mean_score": float(selection.scores.mean()) if scored else None,
-        "mean_pair_similarity": pair_similarity,
+        "mean_score": None if allowed is None else float(selection.scores.mean()),
+        "pool_mean_score": None if allowed is None else float(allowed.mean()),
+        "mean_pair_similarity": (
+            None if choice.similarity is None else float(choice.similarity.between[selection.indices].mean())
+        ),
     }
-    (context.out / "audit.json").write_text(json.dumps(audit, indent=1, sort_keys=True))
-    return {"selected": len(selection), "pool": len(pool), "mean_score": audit["mean_score"]}
 
 
-def encoder(config: EncoderConfig, inputs: Mapping[str, Path], context: StageContext) -> Any:
-    """The configured encoder; a sentence-transformers model comes in as the input `encoder`."""
-    if isinstance(config, LexicalEncoder):
-        from inverse_alignment.embedding.lexical import LexicalEncoder as Lexical
-
-        return Lexical(config.dimensions)
-    from inverse_alignment.embedding.sentence import SentenceTransformerEncoder
-    from inverse_alignment.models.loading import pick_device
-
-    device = pick_device(context.runtime.device).type
-    return SentenceTransformerEncoder(inputs["encoder"], device, context.runtime.scoring_rows)
-
-
-def _choose(
-    pool: Any, inputs: Mapping[str, Path], config: SelectionConfig, context: StageContext
-) -> tuple[Any, float | None]:
-    from inverse_alignment.core.seeding import derive_seed
-    from inverse_alignment.selection.controls import select_all, select_random
+def _refuse_impossible(config: SelectionConfig, pool: int, key: str) -> None:
+    """No selector asks for more pairs than there are; before anything is computed."""
+    from inverse_alignment.selection.selection import require_at_most
 
     match config:
-        case RandomSelection():
-            rollouts = inputs["rollouts"] / "rollouts.jsonl"  # another draw in every round, like the policy's answers
-            return select_random(len(pool), config.k, derive_seed("select", context.seed, _digest(rollouts))), None
+        case IntersectionSelection(of=members):
+            for place, member in enumerate(members):
+                _refuse_impossible(member, pool, f"{key}.of.{place}")
+        case LengthMatchedSelection(like=like):
+            _refuse_impossible(like, pool, f"{key}.like")
+        case _:
+            place_of_k = f"{key}.k" if isinstance(config, RandomSelection) else f"{key}.keep.k"
+            require_at_most(pairs_asked_for(config), pool, "are in the train split", place_of_k)
+
+
+def _choose(config: SelectionConfig, view: PolicyView, key: str) -> _Choice:
+    from inverse_alignment.selection.controls import select_all, select_length_matched, select_random
+    from inverse_alignment.selection.intersection import intersect
+
+    match config:
+        case RandomSelection(k=k):
+            return _Choice(select_random(len(view.pool), k, view.seed(_purpose(key)), key))
         case AllSelection():
-            return select_all(len(pool)), None
-        case SimilaritySelection():
-            return _most_similar(pool, inputs, config, context)
+            return _Choice(select_all(len(view.pool)))
+        case LengthMatchedSelection(like=like, strata=strata):
+            picked = _choose(like, view, f"{key}.like").selection.indices
+            return _Choice(select_length_matched(picked, *view.lengths, strata, view.seed(_purpose(key))))
+        case IntersectionSelection(of=members):
+            kept = [_choose(member, view, f"{key}.of.{place}").selection for place, member in enumerate(members)]
+            return _Choice(intersect(kept, key))
         case NoSelection():
             raise AssertionError("an arm without refresh has no selection to build")
+        case SimilaritySelection() | LowestSimilaritySelection():
+            return _by_similarity(config, view, key)
+        case _:
+            scores = _scores(config, view)
+            weighs = isinstance(config, (LikelihoodSelection, DensityRatioSelection))
+            return _Choice(_keep(config.keep, scores, view, f"{key}.keep"), scores, weighs=weighs)
 
 
-def _most_similar(
-    pool: Any, inputs: Mapping[str, Path], config: SimilaritySelection, context: StageContext
-) -> tuple[Any, float]:
-    from inverse_alignment.core.records import Rollout, read_jsonl
-    from inverse_alignment.selection.selection import require_at_most
-    from inverse_alignment.selection.similarity import pair_similarity, select_above, select_top
+def _purpose(key: str) -> str:
+    """What a draw is for: two selectors of an intersection draw differently."""
+    return f"select{key.removeprefix('selection')}"
 
-    if isinstance(config.keep, TopK):
-        require_at_most(config.keep.k, len(pool), "are in the train split", "selection.keep.k")
-    rollouts = read_jsonl(inputs["rollouts"] / "rollouts.jsonl", Rollout)
+
+def _by_similarity(config: SimilaritySelection | LowestSimilaritySelection, view: PolicyView, key: str) -> _Choice:
+    from inverse_alignment.selection.similarity import dissimilarity_scores, pair_similarity, similarity_scores
+
+    pool, rollouts = view.pool, view.rollouts
     similarity = pair_similarity(
         [pair.chosen for pair in pool],
         [pair.rejected for pair in pool],
         [pair.prompt.key for pair in pool],
         [rollout.response for rollout in rollouts],
         [rollout.prompt.key for rollout in rollouts],
-        encoder(config.encoder, inputs, context),
+        view.encoder(config.encoder, f"{key}.encoder"),
         config.compare_with == "same_prompt",
-        context.report.progress,
+        view.context.report.progress,
     )
-    match config.keep:
+    of = dissimilarity_scores if isinstance(config, LowestSimilaritySelection) else similarity_scores
+    scores = of(similarity, config.score, config.max_pair_similarity)
+    return _Choice(_keep(config.keep, scores, view, f"{key}.keep"), scores, similarity)
+
+
+def _scores(config: LikelihoodSelection | DensityRatioSelection | MarginSelection, view: PolicyView) -> PairScores:
+    from inverse_alignment.selection.likelihood import density_ratio_scores, likelihood_scores, margin_scores
+
+    match config:
+        case LikelihoodSelection():
+            return likelihood_scores(view.log_probs("policy", 0), view.ties)
+        case DensityRatioSelection(first_tokens=first):
+            policy, reference = view.log_probs("policy", first), view.log_probs("reference", first)
+            return density_ratio_scores(policy, reference, config.relative, config.temper, view.ties)
+        case MarginSelection():
+            policy, reference = view.log_probs("policy", 0), view.log_probs("reference", 0)
+            return margin_scores(policy, reference, config.beta, config.prefer, view.ties)
+
+
+def _keep(keep: Section, scores: PairScores, view: PolicyView, key: str) -> Selection:
+    from inverse_alignment.core.seeding import derive_seed
+    from inverse_alignment.selection.keep import (
+        keep_above,
+        keep_top,
+        keep_top_per_cluster,
+        keep_weighted,
+        prompt_clusters,
+    )
+
+    match keep:
         case TopK(k=k):
-            selection = select_top(similarity, config.score, config.max_pair_similarity, k)
-        case Threshold(score=score):
-            selection = select_above(similarity, config.score, config.max_pair_similarity, score)
-    return selection, float(similarity.between[selection.indices].mean())
-
-
-def _digest(path: Path) -> str:
-    from inverse_alignment.core.artifact import sha256_file
-
-    return sha256_file(path)
+            return keep_top(scores, k, key)
+        case Threshold(score=least) | ScoreThreshold(score=least):
+            return keep_above(scores, least, key)
+        case TopKPerCluster(k=k, clusters=count):
+            embed = view.encoder(keep.encoder, f"{key}.encoder")
+            seed = derive_seed("clusters", view.context.seed)
+            clusters = prompt_clusters([pair.prompt for pair in view.pool], embed, count, seed)
+            return keep_top_per_cluster(scores, clusters, k, key)
+        case SoftWeights(temperature=heat) | LikelihoodWeights(temperature=heat):
+            return keep_weighted(scores, scores.values / heat, key)
+        case RatioWeights():
+            return keep_weighted(scores, scores.values, key)
+        case _:
+            raise AssertionError(f"no way to keep: {keep!r}")

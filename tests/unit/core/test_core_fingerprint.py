@@ -15,6 +15,8 @@ from inverse_alignment.models.specs import CheckpointModel
 from inverse_alignment.stages.registry import STAGES
 
 MODULES = {name: spec.module for name, spec in STAGES.items()}
+SHARED = {"select": ("encoders", "policy_view"), "refresh": ("encoders",)}
+"""What of the stages' own folder a stage reaches besides itself."""
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +89,7 @@ def test_a_stage_reaches_what_it_imports_and_nothing_else(stage, copied):
     if stage != "compare":
         assert not [name for name in reached if name.startswith("inverse_alignment.report")]
     others = {name for name in reached if name.startswith("inverse_alignment.stages.")} - {module}
-    assert others == ({"inverse_alignment.stages.select"} if stage == "refresh" else set())
+    assert others == {f"inverse_alignment.stages.{name}" for name in SHARED.get(stage, ())}
 
 
 def test_training_never_reaches_the_gold_reward():

@@ -7,14 +7,15 @@ import pytest
 
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.selection.controls import select_all, select_random
+from inverse_alignment.selection.keep import keep_above, keep_top
 from inverse_alignment.selection.selection import Selection, shares
 from inverse_alignment.selection.similarity import (
     SCORES,
     PairSimilarity,
+    dissimilarity_scores,
     nearest,
     pair_similarity,
-    select_above,
-    select_top,
+    similarity_scores,
 )
 from tests.unit.models import tiny
 
@@ -33,6 +34,14 @@ def embed(texts):
 
 
 embed.name = "by hand"
+
+
+def select_top(similarity, score, bound, k):
+    return keep_top(similarity_scores(similarity, score, bound), k, "selection.keep")
+
+
+def select_above(similarity, score, bound, least):
+    return keep_above(similarity_scores(similarity, score, bound), least, "selection.keep")
 
 
 def measured(same_prompt, keys=("p", "q", "p"), rollouts=("here", "there"), rollout_keys=("p", "q")):
@@ -90,6 +99,13 @@ def test_the_best_are_kept_in_the_order_of_the_pool():
     kept = select_top(similarity([0.1, 0.9, 0.5, 0.7]), "mean", 1.0, 2)
     assert kept.indices.tolist() == [1, 3] and kept.weights.tolist() == [1.0, 1.0]
     np.testing.assert_allclose(kept.scores, [0.9, 0.7], atol=1e-6)
+
+
+def test_the_control_keeps_what_resembles_the_policy_least():
+    found = similarity([0.1, 0.9, 0.5, 0.7], between=[0.99, 0.0, 0.0, 0.0])
+    kept = keep_top(dissimilarity_scores(found, "mean", 0.95), 2, "selection.keep")
+    assert kept.indices.tolist() == [2, 3]  # the first would be the least alike, but its answers are the same
+    np.testing.assert_allclose(kept.scores, [-0.5, -0.7], atol=1e-6)
 
 
 def test_ties_go_to_the_earlier_row():

@@ -1,0 +1,89 @@
+"""What selectors look at, each part loaded or computed when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from inverse_alignment.core.artifact import sha256_file
+from inverse_alignment.core.context import StageContext
+from inverse_alignment.core.protocols import Embed
+from inverse_alignment.core.records import Comparison, Rollout, read_jsonl
+from inverse_alignment.core.seeding import derive_seed
+from inverse_alignment.data.aggregate import read_split
+from inverse_alignment.embedding.settings import EncoderConfig
+from inverse_alignment.models.answer_log_probs import LogProbs, answer_log_probs
+from inverse_alignment.models.loading import load_policy, pick_device, place
+from inverse_alignment.selection.keep import tie_order
+from inverse_alignment.selection.likelihood import PairLogProbs
+from inverse_alignment.stages.encoders import encoder
+from inverse_alignment.text.tokenizers import load_tokenizer
+
+
+class PolicyView:
+    """The pool, and what a frozen policy, its reference and the reward model say of it. Nothing here knows gold.
+
+    Args:
+        inputs: of the stage; only those that are asked for need to be there.
+        policy_tokens: most tokens of prompt and answer together that the policy reads.
+    """
+
+    def __init__(self, inputs: Mapping[str, Path], context: StageContext, policy_tokens: int | None) -> None:
+        self.inputs, self.context = inputs, context
+        self._policy_tokens = policy_tokens
+        self.log_probs = cache(self._log_probs)
+
+    @cached_property
+    def pool(self) -> list[Comparison]:
+        """The pairs of the train split."""
+        return read_split(self.inputs["preferences"], "train")
+
+    @cached_property
+    def ties(self) -> np.ndarray:
+        """See `tie_order`."""
+        return tie_order([pair.id for pair in self.pool])
+
+    @cached_property
+    def lengths(self) -> tuple[np.ndarray, np.ndarray]:
+        """Characters of the chosen answers, and of the rejected ones."""
+        chosen, rejected = ([len(text) for text in side] for side in zip(*self._answers, strict=True))
+        return np.array(chosen), np.array(rejected)
+
+    @property
+    def _answers(self) -> list[tuple[str, str]]:
+        return [(pair.chosen, pair.rejected) for pair in self.pool]
+
+    def encoder(self, config: EncoderConfig, key: str) -> Embed:
+        """The encoder that a key of the configuration names."""
+        return encoder(config, self.inputs, self.context, key.removeprefix("selection."))
+
+    @cached_property
+    def rollouts(self) -> list[Rollout]:
+        """The frozen policy's answers."""
+        return read_jsonl(self.inputs["rollouts"] / "rollouts.jsonl", Rollout)
+
+    def seed(self, purpose: str) -> int:
+        """Another one in every round, like the policy's answers."""
+        return derive_seed(purpose, self.context.seed, sha256_file(self.inputs["rollouts"] / "rollouts.jsonl"))
+
+    def _log_probs(self, who: Literal["policy", "reference"], first_tokens: int) -> PairLogProbs:
+        """What the policy or its reference says of both answers of every pair; of the first tokens, or of all (0)."""
+        folder, runtime = self.inputs[who], self.context.runtime
+        if who == "reference" and folder == self.inputs["policy"]:
+            return self.log_probs("policy", first_tokens)
+        assert self._policy_tokens is not None  # whoever asks for a policy says how much it reads
+        found = answer_log_probs(
+            place(load_policy(folder), pick_device(runtime.device)).eval(),
+            load_tokenizer(folder).tokenizer,
+            [pair.prompt for pair in self.pool for _ in range(2)],
+            [answer for both in self._answers for answer in both],
+            self._policy_tokens,
+            runtime.scoring_rows * self._policy_tokens,
+            first_tokens,
+            self.context.report.progress,
+        )
+        return PairLogProbs(*(LogProbs(found.sums[side::2], found.counts[side::2]) for side in (0, 1)))
