@@ -1,4 +1,4 @@
-"""Low-rank adapters on a policy: a few weights learn, and without them the policy is its own reference.
+"""Low-rank adapters: a few weights learn, and without them a policy is its own reference.
 
 `W x` becomes `W x + (α / r) B A x` with A (r, in) random and B (out, r) zero at first. Source: Hu et al. 2021, arXiv
 2106.09685. Through peft, which transformers integrates; what is written is safetensors.
@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from transformers import PreTrainedModel
 
 from inverse_alignment.core.errors import UserError, nearest
 from inverse_alignment.core.seeding import derive_seed
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 POLICY, REFERENCE = "policy", "reference"
 """Names of the adapters: the one that learns, and the copy that a moving reference is."""
@@ -28,6 +32,44 @@ def add_adapters(model: PreTrainedModel, rank: int, alpha: float, targets: tuple
     The model's own weights are frozen. A depends on the seed alone.
     """
     _add(model, POLICY, rank, alpha, targets)
+    _draw_a(model, seed)
+
+
+def adapt_trunk(model: PreTrainedModel, rank: int, alpha: float, targets: tuple[str, ...], seed: int) -> None:
+    """Put adapters on the linear layers of a reward model's trunk, in place; its score head learns as before.
+
+    To everyone else the model looks like a plain one, so what a trainer saves of it is all of its weights.
+
+    Raises:
+        UserError: a target is not there, or the model has no trunk beside its head.
+    """
+    from peft import inject_adapter_in_model
+
+    trunk = trunk_of(model)
+    require_layers(trunk, targets, "reward model", "refresh.rule.targets")
+    inject_adapter_in_model(_adapters(rank, alpha, targets), trunk, POLICY)
+    _draw_a(model, seed)
+
+
+def trunk_of(model: PreTrainedModel) -> PreTrainedModel:
+    """The part of a model below its head.
+
+    Raises:
+        UserError: there is no such part.
+    """
+    trunk = model.base_model
+    assert isinstance(trunk, PreTrainedModel)
+    if trunk is model:
+        raise UserError(
+            f"a {type(model).__name__} has no trunk of its own below its head",
+            where="models.reward",
+            fix="set refresh.rule.type=full, or use another architecture",
+        )
+    return trunk
+
+
+def _draw_a(model: PreTrainedModel, seed: int) -> None:
+    """A random and small, by the seed alone."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if f".{POLICY}." in name and "lora_A" in name:
@@ -49,15 +91,21 @@ def add_reference(model: PreTrainedModel, rank: int, alpha: float, targets: tupl
 
 
 def _add(model: PreTrainedModel, name: str, rank: int, alpha: float, targets: tuple[str, ...]) -> None:
+    require_layers(model, targets)
+    model.add_adapter(_adapters(rank, alpha, targets), name)
+
+
+def _adapters(rank: int, alpha: float, targets: tuple[str, ...]) -> LoraConfig:
     from peft import LoraConfig
 
-    require_layers(model, targets)
     where = list(targets) if targets else "all-linear"
     # peft annotates α as a whole number, and divides by r like by any
-    model.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=where, lora_dropout=0.0), name)  # type: ignore[arg-type]
+    return LoraConfig(r=rank, lora_alpha=alpha, target_modules=where, lora_dropout=0.0)  # type: ignore[arg-type]
 
 
-def require_layers(model: PreTrainedModel, targets: tuple[str, ...]) -> None:
+def require_layers(
+    model: PreTrainedModel, targets: tuple[str, ...], role: str = "policy", where: str = "ppo.lora.targets"
+) -> None:
     """Every target is the end of the name of a layer.
 
     Raises:
@@ -69,8 +117,8 @@ def require_layers(model: PreTrainedModel, targets: tuple[str, ...]) -> None:
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in layers):
             raise UserError(
-                f"no layer of the policy is called '{target}'",
-                where="ppo.lora.targets",
+                f"no layer of the {role} is called '{target}'",
+                where=where,
                 fix=nearest(target, sorted({name.rpartition(".")[2] for name in layers})),
             )
 
@@ -113,7 +161,7 @@ def load_adapters(model: PreTrainedModel, path: Path, name: str = POLICY) -> Non
 
 @torch.no_grad()
 def merged_weights(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The weights of a plain model that answers as this one does with its policy adapters; the model stays as it is."""
+    """The weights of a plain model that says what this one does with its adapters; the model stays as it is."""
     from peft.tuners.lora import Linear
 
     weights = {

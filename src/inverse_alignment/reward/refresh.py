@@ -13,11 +13,20 @@ from inverse_alignment.maths.pairwise import PairGap, accuracy, best_scale, pair
 
 @dataclass(frozen=True)
 class TrainingMix:
-    """Rows of the pool that a refresh presents, in order, with their weights."""
+    """Rows of the pool that a refresh presents, in order, with their weights.
+
+    Attributes:
+        selected: whether a row is there because it was selected; the others are replayed.
+    """
 
     indices: np.ndarray
     weights: np.ndarray
-    replayed: int
+    selected: np.ndarray
+
+    @property
+    def replayed(self) -> int:
+        """How many rows were drawn from the whole pool."""
+        return int((~self.selected).sum())
 
 
 def mix(
@@ -25,12 +34,13 @@ def mix(
 ) -> TrainingMix:
     """`pairs_seen` pairs: the selected ones, in random order and as often as needed, and a random replay of the pool.
 
-    Every arm presents the same number of pairs, whatever its selector kept (methods: Wolf et al., arXiv 2505.18126,
-    concatenate rather than replace).
+    Weights of the selected pairs are divided by their mean, and a replayed pair weighs 1: so the replay weighs what its
+    share says, whatever the scale of the selector's weights. Every arm presents the same number of pairs, whatever its
+    selector kept (methods: Wolf et al., arXiv 2505.18126, concatenate rather than replace).
 
     Args:
         selected: (k,) rows of the pool.
-        weights: (k,) their weights.
+        weights: (k,) their weights, positive.
         pool: rows of the pool.
         replay_share: share of `pairs_seen` drawn from the whole pool.
     """
@@ -41,9 +51,9 @@ def mix(
     order = np.concatenate([generator.permutation(len(selected)) for _ in range(passes)])[:wanted]
     replay = generator.choice(pool, size=replayed, replace=False)
     indices = np.concatenate([selected[order], replay]).astype(np.int64)
-    all_weights = np.concatenate([weights[order], np.ones(replayed)])
+    all_weights = np.concatenate([(weights / weights.mean())[order], np.ones(replayed)])
     shuffle = generator.permutation(len(indices))
-    return TrainingMix(indices[shuffle], all_weights[shuffle], replayed)
+    return TrainingMix(indices[shuffle], all_weights[shuffle], shuffle < wanted)
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ def test_a_mix_presents_what_it_says(kept, others, seen, share, seed):
     mixed = mix(selected, weights, pool, seen, share, seed)
     assert len(mixed.indices) == len(mixed.weights) == seen
     assert mixed.replayed == min(round(seen * share), pool, seen - 1)
-    mine = mixed.weights >= 2  # replayed pairs weigh 1
-    assert (~mine).sum() == mixed.replayed
+    mine = mixed.selected
+    assert (mixed.weights[~mine] == 1).all() and (~mine).sum() == mixed.replayed
     counts = Counter(mixed.indices[mine].tolist())
     each = [counts[row] for row in selected.tolist()]
     assert sum(each) == mine.sum() and max(each) - min(each) <= 1  # everyone once before anyone twice
-    weight_of = dict(zip(selected.tolist(), weights.tolist(), strict=True))
+    weight_of = dict(zip(selected.tolist(), (weights / weights.mean()).tolist(), strict=True))
     assert all(weight_of[row] == w for row, w in zip(mixed.indices[mine], mixed.weights[mine], strict=True))
     assert len(set(mixed.indices[~mine].tolist())) == mixed.replayed  # without replacement
 
@@ -36,8 +36,19 @@ def test_a_mix_depends_on_its_seed_alone_and_is_shuffled():
     one, two, other = (mix(selected, np.ones(50), 200, 60, 0.5, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one.indices, two.indices)
     assert not np.array_equal(one.indices, other.indices)
-    replayed = np.flatnonzero(mix(selected, np.full(50, 9.0), 200, 60, 0.5, 1).weights == 1)
+    replayed = np.flatnonzero(~mix(selected, np.full(50, 9.0), 200, 60, 0.5, 1).selected)
     assert len(replayed) == 30 and replayed.min() < 10 and replayed.max() > 50  # spread over the presentation
+
+
+def test_only_weights_relative_to_each_other_count_against_the_replay():
+    selected, weights = np.arange(3), np.array([1.0, 2.0, 3.0])
+    plain, tiny = (mix(selected, scale * weights, 50, 30, 0.4, 0) for scale in (1.0, 1e-6))
+    np.testing.assert_allclose(plain.weights, tiny.weights, rtol=1e-12)
+    by_row = {0: 0.5, 1: 1.0, 2: 1.5}  # their mean is 2
+    assert all(
+        w == by_row[row] for row, w in zip(plain.indices[plain.selected], plain.weights[plain.selected], strict=True)
+    )
+    assert plain.weights[plain.selected].mean() == 1.0 and (plain.weights[~plain.selected] == 1.0).all()
 
 
 def pairs(gap, noise, count=200, seed=0):
