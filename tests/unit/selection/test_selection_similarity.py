@@ -13,7 +13,6 @@ from inverse_alignment.selection.similarity import (
     SCORES,
     PairSimilarity,
     dissimilarity_scores,
-    nearest,
     pair_similarity,
     similarity_scores,
 )
@@ -164,14 +163,6 @@ def test_all_keeps_every_row():
     assert select_all(4).indices.tolist() == [0, 1, 2, 3]
 
 
-def test_a_large_pool_is_multiplied_in_chunks(monkeypatch):
-    generator = np.random.default_rng(0)
-    answers, rollouts = generator.normal(size=(23, 8)), generator.normal(size=(5, 8))
-    expected = np.array([max(float(a @ r) for r in rollouts) for a in answers])
-    monkeypatch.setattr("inverse_alignment.selection.similarity.CHUNK", 7)
-    np.testing.assert_allclose(nearest(answers, rollouts), expected, rtol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("indices", "weights"), [([1, 1], [1, 1]), ([2, 1], [1, 1]), ([1, 2], [1, 0]), ([1, 2], [1]), ([[1]], [[1]])]
 )
@@ -190,26 +181,3 @@ def test_shares_count_both_authors_and_the_annotator():
     assert shares(pool) == {"source": {"coach": 3, "novice": 1, "poet": 2}, "annotator": {"ann": 2, "bob": 1}}
     kept = Selection(np.array([0, 2]), np.ones(2), np.zeros(2))
     assert shares(pool, kept) == {"source": {"coach": 1, "novice": 1, "poet": 2}, "annotator": {"ann": 2}}
-
-
-def test_embedding_in_parts_changes_nothing_and_says_how_far_it_is(monkeypatch):
-    from inverse_alignment.embedding.lexical import LexicalEncoder
-    from inverse_alignment.selection import similarity
-
-    texts = [f"Water the basil {i} times. Enjoy." for i in range(7)]
-    told = []
-
-    def measure():
-        return similarity.pair_similarity(
-            texts[:3], texts[2:5], ["a", "b", "c"], texts[5:], ["a", "b"], LexicalEncoder(64), False,
-            lambda done, total, unit: told.append((done, total, unit)),
-        )  # fmt: skip
-
-    whole = measure()
-    monkeypatch.setattr(similarity, "EMBEDDED", 3)
-    parts = measure()
-    for one, other in zip(
-        (whole.chosen, whole.rejected, whole.between), (parts.chosen, parts.rejected, parts.between), strict=True
-    ):
-        np.testing.assert_allclose(one, other, rtol=1e-6)
-    assert told == [(8, 8, "answers embedded"), *[(n, 8, "answers embedded") for n in (3, 6, 8)]]
