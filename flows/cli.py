@@ -324,11 +324,12 @@ def publish(
 
     Example: inverse-alignment publish near-the-policy --run similarity-s0 --round 3
     """
-    from flows.publish import node_of
+    from flows.publish import lines, node_of
     from flows.publish import publish as make_dataset
 
-    config = _load(params, preset, overrides)
-    make_dataset(name, node_of(node, run, round_), _flow(config), config, _console())
+    config, console = _load(params, preset, overrides), _console()
+    for line in lines(name, make_dataset(name, node_of(node, run, round_), _flow(config), config)):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

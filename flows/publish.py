@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
 from inverse_alignment.config import PipelineConfig
 from inverse_alignment.core.errors import UserError, nearest
 from inverse_alignment.core.store import Entry, open_store
 from tasks import publish as datasets
 from tasks import run_stage
+from tasks.publish import Published
 from tasks.run_stage import Flow, Plan
 
 
@@ -27,8 +26,8 @@ def node_of(node: str | None, run: str | None, round_: int | None) -> str:
     return node or (f"{run}-r{round_}-select" if run else "aggregate")
 
 
-def publish(name: str, node: str, flow: Flow, config: PipelineConfig, console: Console) -> None:
-    """Publish what a finished node made, and say what to do with it.
+def publish(name: str, node: str, flow: Flow, config: PipelineConfig) -> Published:
+    """Publish what a finished node made.
 
     Raises:
         UserError: the node does not exist, is not built, or makes no dataset; the name is none, or DVC refuses.
@@ -39,22 +38,25 @@ def publish(name: str, node: str, flow: Flow, config: PipelineConfig, console: C
     entry = _built(plan, node)
     match entry.record["identity"]["stage"]:
         case "aggregate":
-            made = datasets.publish_set(name, node, entry, root)
+            return datasets.publish_set(name, node, entry, root)
         case "select":
             of = run_stage.producer(plan.planned[node].node.inputs["preferences"])
-            made = datasets.publish_subset(name, node, entry, _built(plan, str(of)), root)
+            return datasets.publish_subset(name, node, entry, _built(plan, str(of)), root)
         case stage:
             raise UserError(
                 f"the stage {stage} makes no dataset", where=node, fix="name a node of the stage aggregate or select"
             )
+
+
+def lines(name: str, made: Published) -> tuple[str, ...]:
+    """What was made, and what to do with it."""
     what = "a new version" if made.new else "the version that is there already"
     record = f"{made.folder}.dvc"
-    for line in (
+    return (
         f"{made.folder}: {made.pairs} pairs, {what}, DVC's md5 {made.md5}",
         f"  git add {record} {made.folder.parent}/.gitignore && git commit -m 'Publish {name}'",
         "  dvc push   # to the remote, so that `dvc pull` brings it into other clones",
-    ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    )
 
 
 def _built(plan: Plan, node: str) -> Entry:

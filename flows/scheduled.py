@@ -1,8 +1,8 @@
 """The same flows under Prefect: recorded, cancellable, scheduled. Decorators add here, they do not shape.
 
 `run_compare` is what `inverse-alignment run` calls: it shares or starts a server, tells the displays it is given, and
-mirrors the run into MLflow. `compare_flow` and `stage_flow` are entrypoints of deployments (`prefect.yaml`): a worker
-calls them with a configuration that the server has validated, and nobody watches.
+mirrors the run into MLflow. `compare_flow`, `stage_flow` and `publish_flow` are entrypoints of deployments
+(`prefect.yaml`): a worker calls them with a configuration that the server has validated, and nobody watches.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from flows.compare import compare
 from flows.inverse_alignment import Round, Start, inverse_alignment
+from flows.publish import lines
+from flows.publish import publish as make_dataset
 from inverse_alignment.config import PipelineConfig
 from inverse_alignment.core.artifact import Artifact
 from inverse_alignment.core.store import open_store
@@ -81,6 +85,27 @@ def stage_flow(node: str, config: PipelineConfig = PipelineConfig()) -> dict[str
     with executing(config) as execution, observing(remember), driving(UpTo(node, needed, execution.driver)):
         compare(config)
     return {"artifact": remember.entries[node][1].artifact.model_dump(mode="json")}
+
+
+@flow(name="publish", flow_run_name="publish-{name}", persist_result=False)
+def publish_flow(
+    name: str,
+    node: str = "aggregate",
+    config: PipelineConfig = PipelineConfig(),  # noqa: B008 - as above
+) -> dict[str, Any]:
+    """Make a dataset that DVC tracks from the pooled set, or from the pairs that a round has selected.
+
+    Args:
+        name: what to call the dataset: lower-case letters, digits, dashes and dots.
+        node: a finished node of the stage aggregate or select, for example `similarity-s0-r3-select`.
+        config: what params.yaml holds; what is left out has its default.
+    """
+    made = make_dataset(name, node, lambda: compare(config), config)
+    said = lines(name, made)
+    for line in said:
+        get_run_logger().info("%s", line)
+    create_markdown_artifact("\n".join(said), key="inverse-alignment-published", description=name)
+    return {"folder": str(made.folder), "md5": made.md5, "pairs": made.pairs, "new": made.new}
 
 
 @flow(name="inverse-alignment", flow_run_name="{arm}-s{seed}", persist_result=False, validate_parameters=False)

@@ -223,7 +223,7 @@ def test_prefect_deploy_takes_the_deployments_and_validates_their_forms(url: str
     assert done.returncode == 0, done.stdout + done.stderr
     found = {deployment["name"]: deployment for deployment in ask(url, "/deployments/filter", {})}
     pools = {name: of["work_pool_name"] for name, of in found.items()}
-    expected = {"inverse-alignment": "gpu", "compare": "cpu", "stage": "gpu", "stage-cpu": "cpu"}
+    expected = {"inverse-alignment": "gpu", "compare": "cpu", "stage": "gpu", "stage-cpu": "cpu", "publish": "cpu"}
     assert {name: pools.get(name) for name in expected} == expected
     deployment = found["inverse-alignment"]
     assert [schedule["active"] for schedule in deployment["schedules"]] == [False]
