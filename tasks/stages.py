@@ -144,7 +144,11 @@ def select(
     inputs |= {name: artifact for name, artifact in given.items() if name in seen}
     for name, encoder in sentence_encoders(selection):
         inputs[name] = _encoder(encoder, f"selection.{name}", config)["encoder"]
-    stage = SelectStage(selection=selection, context=models.policy.context if "policy" in seen else None)
+    stage = SelectStage(
+        selection=selection,
+        context=models.policy.context if "policy" in seen else None,
+        reward_context=models.reward.context if "reward" in seen else None,
+    )
     return run_stage(node, "select", inputs, stage, seed)
 
 

@@ -110,7 +110,7 @@ def roll_out(chain: Chain, name: str, policy: Path, context: int = MODEL.context
     return chain.run(name, "rollout", inputs, RolloutStage(rollout=SAMPLES, context=context))
 
 
-def select(chain: Chain, name: str, selection: Any, policy: Path | None = None) -> Path:
+def select(chain: Chain, name: str, selection: Any, policy: Path | None = None, reward_context=MODEL.context) -> Path:
     """Pairs of the train split, given the rollouts."""
     made, start = chain.made, chain.made["sft"] / "policy"
     given = {
@@ -120,7 +120,8 @@ def select(chain: Chain, name: str, selection: Any, policy: Path | None = None) 
         "reward": made["reward"] / "model",
     }
     inputs = {"preferences": made["preferences"], **{name: given[name] for name in inputs_of(selection)}}
-    return chain.run(name, "select", inputs, SelectStage(selection=selection, context=MODEL.context))
+    stage = SelectStage(selection=selection, context=MODEL.context, reward_context=reward_context)
+    return chain.run(name, "select", inputs, stage)
 
 
 def refresh(

@@ -178,6 +178,41 @@ class MarginSelection(Section):
     keep: Keep = Field(TopK(), description="how many pairs to keep")
 
 
+class LaplaceEstimate(Section):
+    """The curvature of the pairs' likelihood in the last layer, in closed form (arXiv 2402.13210)."""
+
+    type: Literal["laplace"] = "laplace"
+    prior_precision: float = Field(1.0, gt=0, description="precision of the Gaussian prior on each weight")
+
+
+class EnsembleEstimate(Section):
+    """Last layers refitted on bootstrap resamples of the pool, each anchored at a draw from the prior."""
+
+    type: Literal["ensemble"] = "ensemble"
+    members: int = Field(10, ge=2, description="last layers")
+    prior_precision: float = Field(1.0, gt=0, description="precision of the Gaussian prior on each weight")
+
+
+class UncertaintySelection(Section):
+    """Pairs of whose reward difference the reward model is least sure."""
+
+    type: Literal["uncertainty"] = "uncertainty"
+    estimate: Annotated[LaplaceEstimate | EnsembleEstimate, Field(discriminator="type")] = Field(
+        LaplaceEstimate(), description="where the variance comes from"
+    )
+    keep: Keep = Field(TopK(), description="how many pairs to keep")
+
+
+class InfluenceSelection(Section):
+    """Pairs whose gradient spreads the reward model's scores of the policy's own answers (MetaRM, arXiv 2405.00438)."""
+
+    type: Literal["influence"] = "influence"
+    compare_with: Literal["same_prompt", "all_rollouts"] = Field(
+        "all_rollouts", description="whose scores are to be spread: answers to the pair's own prompt, or to all prompts"
+    )
+    keep: Keep = Field(TopK(), description="how many pairs to keep")
+
+
 Member = Annotated[
     RandomSelection
     | LengthMatchedSelection
@@ -185,7 +220,9 @@ Member = Annotated[
     | SimilaritySelection
     | LikelihoodSelection
     | DensityRatioSelection
-    | MarginSelection,
+    | MarginSelection
+    | UncertaintySelection
+    | InfluenceSelection,
     Field(discriminator="type"),
 ]
 
@@ -207,6 +244,8 @@ SelectionConfig = Annotated[
     | LikelihoodSelection
     | DensityRatioSelection
     | MarginSelection
+    | UncertaintySelection
+    | InfluenceSelection
     | IntersectionSelection,
     Field(discriminator="type"),
 ]
@@ -225,6 +264,10 @@ def inputs_of(selection: SelectionConfig) -> frozenset[Input]:
             return frozenset({"policy"})
         case DensityRatioSelection() | MarginSelection():
             return frozenset({"policy", "reference"})
+        case UncertaintySelection():
+            return frozenset({"reward"})
+        case InfluenceSelection():
+            return frozenset({"reward", "rollouts"})
         case _:  # random too: another draw in every round
             return frozenset({"rollouts"})
 

@@ -18,6 +18,8 @@ from inverse_alignment.data.aggregate import read_split
 from inverse_alignment.embedding.settings import EncoderConfig
 from inverse_alignment.models.answer_log_probs import LogProbs, answer_log_probs
 from inverse_alignment.models.loading import load_policy, pick_device, place
+from inverse_alignment.models.reward_scores import RewardScorer, load_calibrated
+from inverse_alignment.models.score_features import PairFeatures, Scored, pair_features, score_features
 from inverse_alignment.selection.keep import tie_order
 from inverse_alignment.selection.likelihood import PairLogProbs
 from inverse_alignment.stages.encoders import encoder
@@ -29,12 +31,15 @@ class PolicyView:
 
     Args:
         inputs: of the stage; only those that are asked for need to be there.
-        policy_tokens: most tokens of prompt and answer together that the policy reads.
+        policy_tokens: most tokens of prompt and answer together that the policy reads; None where it is not asked.
+        reward_tokens: the same of the reward model.
     """
 
-    def __init__(self, inputs: Mapping[str, Path], context: StageContext, policy_tokens: int | None) -> None:
+    def __init__(
+        self, inputs: Mapping[str, Path], context: StageContext, policy_tokens: int | None, reward_tokens: int | None
+    ) -> None:
         self.inputs, self.context = inputs, context
-        self._policy_tokens = policy_tokens
+        self._policy_tokens, self._reward_tokens = policy_tokens, reward_tokens
         self.log_probs = cache(self._log_probs)
 
     @cached_property
@@ -65,6 +70,24 @@ class PolicyView:
     def rollouts(self) -> list[Rollout]:
         """The frozen policy's answers."""
         return read_jsonl(self.inputs["rollouts"] / "rollouts.jsonl", Rollout)
+
+    @cached_property
+    def _scorer(self) -> RewardScorer:
+        assert self._reward_tokens is not None  # whoever asks for a reward model says how much it reads
+        runtime = self.context.runtime
+        device = pick_device(runtime.device)
+        return load_calibrated(self.inputs["reward"], device, self._reward_tokens, runtime.scoring_rows).scorer
+
+    @cached_property
+    def pair_features(self) -> PairFeatures:
+        """What the reward model makes of every pair."""
+        return pair_features(self._scorer, self.pool, self.context.report.progress)
+
+    @cached_property
+    def rollout_features(self) -> Scored:
+        """What the reward model makes of every rollout."""
+        prompts, answers = [r.prompt for r in self.rollouts], [r.response for r in self.rollouts]
+        return score_features(self._scorer, prompts, answers, self.context.report.progress)
 
     def seed(self, purpose: str) -> int:
         """Another one in every round, like the policy's answers."""

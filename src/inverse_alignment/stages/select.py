@@ -14,7 +14,9 @@ from inverse_alignment.core.context import StageContext
 from inverse_alignment.selection.settings import (
     AllSelection,
     DensityRatioSelection,
+    InfluenceSelection,
     IntersectionSelection,
+    LaplaceEstimate,
     LengthMatchedSelection,
     LikelihoodSelection,
     LikelihoodWeights,
@@ -30,6 +32,7 @@ from inverse_alignment.selection.settings import (
     Threshold,
     TopK,
     TopKPerCluster,
+    UncertaintySelection,
     pairs_asked_for,
 )
 
@@ -47,6 +50,7 @@ class SelectStage(Section):
     context: int | None = Field(
         None, description="most tokens of prompt and answer together that the policy reads, where it is asked"
     )
+    reward_context: int | None = Field(None, description="the same of the reward model, in its own tokens")
 
 
 def build(inputs: Mapping[str, Path], config: SelectStage, context: StageContext) -> dict[str, Any]:
@@ -59,7 +63,7 @@ def build(inputs: Mapping[str, Path], config: SelectStage, context: StageContext
 
     from inverse_alignment.stages.policy_view import PolicyView
 
-    view = PolicyView(inputs, context, config.context)
+    view = PolicyView(inputs, context, config.context, config.reward_context)
     _refuse_impossible(config.selection, len(view.pool), "selection")
     choice = _choose(config.selection, view, "selection")
     selection = choice.selection
@@ -160,24 +164,32 @@ def _purpose(key: str) -> str:
 def _by_similarity(config: SimilaritySelection | LowestSimilaritySelection, view: PolicyView, key: str) -> _Choice:
     from inverse_alignment.selection.similarity import dissimilarity_scores, pair_similarity, similarity_scores
 
-    pool, rollouts = view.pool, view.rollouts
+    pool, rollouts, context = view.pool, view.rollouts, view.context
     similarity = pair_similarity(
-        [pair.chosen for pair in pool],
-        [pair.rejected for pair in pool],
-        [pair.prompt.key for pair in pool],
+        pool.column(lambda pair: pair.chosen),
+        pool.column(lambda pair: pair.rejected),
+        pool.column(lambda pair: pair.prompt.key),
         [rollout.response for rollout in rollouts],
         [rollout.prompt.key for rollout in rollouts],
         view.encoder(config.encoder, f"{key}.encoder"),
         config.compare_with == "same_prompt",
-        view.context.report.progress,
+        context.report.progress,
+        context.spread,
+        context.runtime.selection_mib * 2**20,
+        context.partial,
     )
     of = dissimilarity_scores if isinstance(config, LowestSimilaritySelection) else similarity_scores
     scores = of(similarity, config.score, config.max_pair_similarity)
     return _Choice(_keep(config.keep, scores, view, f"{key}.keep"), scores, similarity)
 
 
-def _scores(config: LikelihoodSelection | DensityRatioSelection | MarginSelection, view: PolicyView) -> PairScores:
+_Scored = LikelihoodSelection | DensityRatioSelection | MarginSelection | UncertaintySelection | InfluenceSelection
+
+
+def _scores(config: _Scored, view: PolicyView) -> PairScores:
+    from inverse_alignment.selection.influence import influence_scores
     from inverse_alignment.selection.likelihood import density_ratio_scores, likelihood_scores, margin_scores
+    from inverse_alignment.selection.uncertainty import ensemble_scores, laplace_scores
 
     match config:
         case LikelihoodSelection():
@@ -188,6 +200,15 @@ def _scores(config: LikelihoodSelection | DensityRatioSelection | MarginSelectio
         case MarginSelection():
             policy, reference = view.log_probs("policy", 0), view.log_probs("reference", 0)
             return margin_scores(policy, reference, config.beta, config.prefer, view.ties)
+        case UncertaintySelection(estimate=estimate):
+            prior = estimate.prior_precision
+            if isinstance(estimate, LaplaceEstimate):
+                return laplace_scores(view.pair_features, prior, view.ties)
+            return ensemble_scores(view.pair_features, prior, estimate.members, view.context.seed, view.ties)
+        case InfluenceSelection(compare_with=compare):
+            keys = ([pair.prompt.key for pair in view.pool], [rollout.prompt.key for rollout in view.rollouts])
+            pairs, rollouts = view.pair_features, view.rollout_features
+            return influence_scores(pairs, keys[0], rollouts, keys[1], compare == "same_prompt", view.ties)
 
 
 def _keep(keep: Section, scores: PairScores, view: PolicyView, key: str) -> Selection:
