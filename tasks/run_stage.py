@@ -23,21 +23,32 @@ from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from inverse_alignment.core.artifact import METRICS, PENDING, RUNTIME, Artifact, pending
+from inverse_alignment.core.blocks import in_order
 from inverse_alignment.core.configuration import Section, identity_of
 from inverse_alignment.core.context import RuntimeConfig, StageContext
 from inverse_alignment.core.errors import UserError, nearest
 from inverse_alignment.core.fingerprint import code_digest, fingerprint, identity, versions
 from inverse_alignment.core.metrics import FileReport, never
+from inverse_alignment.core.protocols import Spread
 from inverse_alignment.core.store import Entry, Store
+from inverse_alignment.core.workers import RayWorkers
 from inverse_alignment.stages.registry import STAGES, StageSpec
 from tasks import external, launch
 from tasks.signals import GRACE_SECONDS, deferred_sigterm
+from tasks.threads import limited
+
+if TYPE_CHECKING:
+    from inverse_alignment.core.cache import DiskCache
 
 Stages = Mapping[str, StageSpec]
 PLANNED = ("pending", "node")  # schemes of the artifacts that `Graph` and `Plan` hand out
+CACHE = ".cache"
+"""Folder of the store for what later stages need not compute again."""
+HELPED = ("select", "refresh")
+"""The stages that look at many texts with an encoder or a frozen policy."""
 HALVINGS = 4
 """How often a stage that runs out of memory is tried again, each time with half as much at once."""
 IN_PARTS = ("rollout", "reward_model", "token_reward", "select", "refresh", "ppo", "evaluate")
@@ -245,7 +256,7 @@ class Execute:
         grace = launch.STOP_SECONDS + 2.0 if launched else GRACE_SECONDS
         with deferred_sigterm(grace) if spec.resumes else nullcontext(never) as asked_to_stop:
             report = FileReport(live, listen, asked_to_stop)
-            context = StageContext(out, partial, report, runtime, node.seed or 0)
+            context = self._context(node, out, partial, report, runtime)
             metrics: Mapping[str, Any]
             if launched:
                 metrics = launch.build(spec.module, inputs, node.config, context, listen, asked_to_stop)
@@ -256,6 +267,37 @@ class Execute:
         facts = _circumstances(runtime, time.perf_counter() - began)
         (out / RUNTIME).write_text(json.dumps(facts, indent=1, sort_keys=True))
         return {name: _finite(value) for name, value in metrics.items()}
+
+    def _context(
+        self, node: Node, out: Path, partial: Path, report: FileReport, runtime: RuntimeConfig
+    ) -> StageContext:
+        context = StageContext(out, partial, report, runtime, node.seed or 0)
+        if node.stage not in HELPED:
+            return context
+        digests = {name: artifact.digest for name, artifact in node.inputs.items()}
+        context = replace(context, digests=digests, spread=spread_of(runtime))
+        cache = self._cache(runtime)
+        return context if cache is None else replace(context, cache=cache)
+
+    def _cache(self, runtime: RuntimeConfig) -> DiskCache | None:
+        if not runtime.cache_gib:
+            return None
+        from inverse_alignment.core.cache import DiskCache
+
+        cache = DiskCache(self.store.root / CACHE, round(runtime.cache_gib * 2**30))
+        cache.prune()
+        return cache
+
+
+def spread_of(runtime: RuntimeConfig) -> Spread:
+    """Who embeds and scores."""
+    match runtime.selection_workers:
+        case RayWorkers() as workers:
+            from tasks.ray_workers import OnRay
+
+            return OnRay(workers, runtime.threads)
+        case _:
+            return in_order
 
 
 def halved(runtime: RuntimeConfig) -> Iterator[RuntimeConfig]:
@@ -287,9 +329,10 @@ def _clear(out: Path) -> None:
 def _build_here(
     spec: StageSpec, inputs: Mapping[str, Path], config: Section, context: StageContext
 ) -> Mapping[str, Any]:
-    if context.runtime.threads and "torch" in spec.packages:
-        importlib.import_module("torch").set_num_threads(context.runtime.threads)
-    metrics: Mapping[str, Any] = importlib.import_module(spec.module).build(inputs, config, context)
+    for package in {"torch", "numpy"}.intersection(spec.packages):  # there is nothing to limit before they are there
+        importlib.import_module(package)
+    with limited(context.runtime.threads):
+        metrics: Mapping[str, Any] = importlib.import_module(spec.module).build(inputs, config, context)
     return metrics
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from inverse_alignment.core.blocks import in_order
 from inverse_alignment.core.launchers import InProcess, LauncherConfig
 from inverse_alignment.core.metrics import Report
+from inverse_alignment.core.protocols import Cache, Spread
+from inverse_alignment.core.workers import SelectionWorkers, ThisProcess
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class VllmRuntime(BaseModel):
@@ -38,16 +45,36 @@ class RuntimeConfig(BaseModel):
     training_tokens: int = Field(
         16_384, ge=1, description="padded tokens that PPO reads at once; a larger minibatch takes several passes"
     )
+    selection_mib: int = Field(
+        1024, ge=1, description="MiB of the policy's embedded answers that a selection holds; more lie in a file"
+    )
+    selection_workers: SelectionWorkers = Field(ThisProcess(), description="who embeds and scores a pool of pairs")
+    cache_gib: float = Field(
+        4, ge=0, description="GiB of embeddings and log-probabilities that are kept for later rounds; 0: none"
+    )
     checkpoint_seconds: float = Field(60, gt=0, description="least seconds between two checkpoints of a long stage")
     launcher: LauncherConfig = Field(InProcess(), description="what starts the stages that train")
     vllm: VllmRuntime = Field(VllmRuntime(), description="servers of generation: vllm")
 
 
+class Forgetful:
+    """A cache that keeps nothing."""
+
+    def get(self, space: str, unit: str) -> Mapping[str, np.ndarray] | None:
+        """See `Cache.get`."""
+        return None
+
+    def put(self, space: str, unit: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """See `Cache.put`."""
+
+
 @dataclass(frozen=True)
 class StageContext:
-    """Where a stage writes, where it keeps partial state, and whom it tells.
+    """Where a stage writes, where it keeps partial state, whom it tells, and who helps.
 
-    `out` is scratch that becomes the artifact; `partial` survives a kill and is empty on a first start.
+    `out` is scratch that becomes the artifact; `partial` survives a kill and is empty on a first start. `digests` are
+    those of the inputs, for keys of the `cache`; where they are not known nothing is kept. Neither `cache` nor `spread`
+    changes a result.
     """
 
     out: Path
@@ -55,3 +82,6 @@ class StageContext:
     report: Report
     runtime: RuntimeConfig
     seed: int = 0
+    digests: Mapping[str, str] = field(default_factory=dict)
+    cache: Cache = field(default_factory=Forgetful)
+    spread: Spread = in_order

@@ -198,16 +198,25 @@ def iter_jsonl(path: Path, kind: type[R]) -> Iterator[R]:
     """
     with path.open("rb") as file:  # bytes, so that a line that is not UTF-8 is refused like any other bad one
         for number, line in enumerate(file, start=1):
-            try:
-                yield kind.model_validate_json(line)
-            except ValidationError as error:
-                first = error.errors()[0]
-                field = ".".join(str(part) for part in first["loc"]) or "line"
-                raise UserError(
-                    f"not a valid {kind.__name__}: {first['msg']}",
-                    where=f"{path}, line {number}, field '{field}'",
-                    fix="restore the file, or delete its artifact folder so that it is built again",
-                ) from error
+            yield parsed(line, kind, path, number)
+
+
+def parsed(line: bytes, kind: type[R], path: Path, number: int) -> R:
+    """The record of one line of a file.
+
+    Raises:
+        UserError: the line is not a valid record of `kind`.
+    """
+    try:
+        return kind.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "line"
+        raise UserError(
+            f"not a valid {kind.__name__}: {first['msg']}",
+            where=f"{path}, line {number}, field '{field}'",
+            fix="restore the file, or delete its artifact folder so that it is built again",
+        ) from error
 
 
 def read_jsonl(path: Path, kind: type[R]) -> list[R]:

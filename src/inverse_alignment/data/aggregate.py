@@ -236,7 +236,16 @@ def read_split(folder: Path, split: Split) -> list[Comparison]:
     Raises:
         UserError: the file is missing or damaged.
     """
-    return list(iter_jsonl(_existing(folder / f"{split}.jsonl"), Comparison))
+    return list(iter_jsonl(split_file(folder, split), Comparison))
+
+
+def split_file(folder: Path, split: Split) -> Path:
+    """The file with the pairs of one split.
+
+    Raises:
+        UserError: it is missing.
+    """
+    return _existing(folder / f"{split}.jsonl")
 
 
 O = TypeVar("O", PromptOnly, Demonstration, Judgement)  # noqa: E741 (a type)

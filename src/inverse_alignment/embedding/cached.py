@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +13,22 @@ from inverse_alignment.core.protocols import Cache, Embed
 
 
 class CachedEmbed:
-    """`Embed` by another encoder, in blocks (see `core.blocks`), each kept under the digest of its texts."""
+    """`Embed` by another encoder, in blocks (see `core.blocks`), each kept under the digest of its texts.
 
-    def __init__(self, encoder: Embed, cache: Cache, space: str) -> None:
-        self._encoder, self._cache, self._space = encoder, cache, space
+    Args:
+        make: the encoder; it is made for the first text that is not known.
+        space: digest of everything that decides a vector besides its text.
+    """
+
+    def __init__(self, make: Callable[[], Embed], cache: Cache, space: str) -> None:
+        self._make, self._cache, self._space = make, cache, space
+
+    @cached_property
+    def _encoder(self) -> Embed:
+        return self._make()
+
+    def __reduce__(self) -> tuple[Any, ...]:  # another process makes its own encoder
+        return CachedEmbed, (self._make, self._cache, self._space)
 
     @property
     def name(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -86,23 +86,27 @@ def answer_log_probs(
         UserError: see `text.render.encode_prompt`.
     """
     head, reading = Head(policy), Reading(context, tokens, first_tokens)
-    return log_probs_by(lambda asked: read(head, tokenizer, asked, reading), prompts, answers, progress)
+    asked = zip(prompts, answers, strict=True)
+    return log_probs_by(lambda some: read(head, tokenizer, some, reading), asked, len(answers), progress)
 
 
 def log_probs_by(
     score: Callable[[list[Asked]], LogProbs],
-    prompts: Sequence[Prompt],
-    answers: Sequence[str],
+    asked: Iterable[Asked],
+    total: int,
     progress: Progress = lambda done, total, unit: None,
     spread: Spread = in_order,
 ) -> LogProbs:
-    """The same by anyone who scores a block of answers, wherever: the blocks are a matter of the answers alone."""
-    sums, counts, done = np.empty(len(answers)), np.empty(len(answers), dtype=np.int64), 0
-    cut = blocks(zip(prompts, answers, strict=True), lambda asked: asked[1], MEAN, MOST)
-    for found in spread(score, cut):
+    """The same by anyone who scores a block of answers, wherever: the blocks are a matter of the answers alone.
+
+    Args:
+        asked: as many as `total` says; no more than a block is held.
+    """
+    sums, counts, done = np.empty(total), np.empty(total, dtype=np.int64), 0
+    for found in spread(score, blocks(asked, lambda one: one[1], MEAN, MOST)):
         rows = slice(done, done := done + len(found.sums))
         sums[rows], counts[rows] = found
-        progress(done, len(answers), "answers scored")
+        progress(done, total, "answers scored")
     return LogProbs(sums, counts)
 
 

@@ -131,36 +131,36 @@ def test_progress_ends_at_the_total(monkeypatch):
 
 
 READING = Reading(CONTEXT, 4096)
+ASKED = list(zip(PROMPTS, ANSWERS, strict=True))
 
 
 def test_what_is_known_is_not_asked_again_and_the_policy_stays_away(tmp_path, monkeypatch):
     folder = tiny.saved(tiny.policy(scale=3.0), tmp_path / "policy")
     scorer = PolicyScorer(folder, "cpu", READING, DiskCache(tmp_path / "cache", 10**9), "s" * 64)
-    first = log_probs_by(scorer, PROMPTS, ANSWERS)
+    first = log_probs_by(scorer, ASKED, len(ASKED))
     np.testing.assert_array_equal(first.sums, scored(tiny.policy(scale=3.0)).sums)
     monkeypatch.setattr("inverse_alignment.models.answer_log_probs.load_policy", None)
     again = PolicyScorer(folder, "cpu", READING, DiskCache(tmp_path / "cache", 10**9), "s" * 64)
-    second = log_probs_by(again, PROMPTS, ANSWERS)
+    second = log_probs_by(again, ASKED, len(ASKED))
     np.testing.assert_array_equal(second.sums, first.sums)
     np.testing.assert_array_equal(second.counts, first.counts)
     with pytest.raises(TypeError):  # another prompt to the same answers is not known
-        log_probs_by(again, PROMPTS[::-1], ANSWERS)
+        log_probs_by(again, zip(PROMPTS[::-1], ANSWERS, strict=True), len(ASKED))
 
 
 def test_a_scorer_travels_without_its_policy(tmp_path):
     folder = tiny.saved(tiny.policy(scale=3.0), tmp_path / "policy")
     scorer = PolicyScorer(folder, "cpu", READING, DiskCache(tmp_path / "cache", 0), "s" * 64)
-    asked = list(zip(PROMPTS, ANSWERS, strict=True))
-    here = scorer(asked)
+    here = scorer(ASKED)
     bytes_of = pickle.dumps(scorer)
     assert len(bytes_of) < 2000
-    np.testing.assert_array_equal(pickle.loads(bytes_of)(asked).sums, here.sums)
+    np.testing.assert_array_equal(pickle.loads(bytes_of)(ASKED).sums, here.sums)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_who_scores_a_block_does_not_matter(workers, monkeypatch):
     monkeypatch.setattr("inverse_alignment.models.answer_log_probs.MOST", 4)
-    prompts, answers = PROMPTS * 5, [f"{text} {i}" for i in range(5) for text in ANSWERS]
+    many = [(prompt, f"{text} {i}") for i in range(5) for prompt, text in ASKED]
     head, tokens = Head(tiny.policy(scale=3.0)), tiny.tokenizer()
 
     def apart(work, items):
@@ -168,8 +168,8 @@ def test_who_scores_a_block_does_not_matter(workers, monkeypatch):
         shards = [[(i, work(item)) for i, item in enumerate(items) if i % workers == w] for w in range(workers)]
         return (found for _, found in sorted((pair for shard in shards for pair in shard), key=lambda pair: pair[0]))
 
-    found = log_probs_by(lambda asked: read(head, tokens, asked, READING), prompts, answers, spread=apart)
-    whole = log_probs_by(lambda asked: read(head, tokens, asked, READING), prompts, answers)
+    found = log_probs_by(lambda some: read(head, tokens, some, READING), many, len(many), spread=apart)
+    whole = log_probs_by(lambda some: read(head, tokens, some, READING), many, len(many))
     np.testing.assert_array_equal(found.sums, whole.sums)
 
 

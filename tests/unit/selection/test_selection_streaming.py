@@ -93,7 +93,7 @@ def test_what_is_known_already_changes_no_byte(tmp_path):
     pool, rollouts = answers(0, 3000), answers(1, 60)
     fresh = measured(pool, rollouts)
     for _ in range(2):
-        embed = CachedEmbed(LexicalEncoder(64), DiskCache(tmp_path, 10**9), "s" * 64)
+        embed = CachedEmbed(lambda: LexicalEncoder(64), DiskCache(tmp_path, 10**9), "s" * 64)
         assert measured(pool, rollouts, embed=embed).chosen.tobytes() == fresh.chosen.tobytes()
 
 

@@ -1,0 +1,107 @@
+"""Work on the workers of a Ray cluster. The only importer of ray, which the extra `ray` of this project installs.
+
+Ray pickles what it sends between its own processes; nothing of that is written into the store or read from a file. The
+nodes of a cluster need this project installed, and see policies and encoders under the same paths as this machine.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from inverse_alignment.core.errors import UserError
+from inverse_alignment.core.workers import RayWorkers
+from tasks.threads import limited
+
+T = TypeVar("T")
+R = TypeVar("R")
+AHEAD = 2
+"""Items that each worker is given before the first of them is done."""
+
+
+class OnRay:
+    """`core.protocols.Spread` by Ray: each worker is sent the work once, then items in turn.
+
+    Args:
+        threads: of each worker, as `runtime.threads` says: the same number gives the same bits as this process.
+    """
+
+    def __init__(self, workers: RayWorkers, threads: int) -> None:
+        self._workers, self._threads = workers, threads
+
+    def __call__(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """See `Spread`.
+
+        Raises:
+            UserError: there is no Ray or no such cluster, it is too small, or the work refuses an item.
+        """
+        ray = connected(self._workers)
+        shared = ray.put(work)
+        actor = ray.remote(num_cpus=1, num_gpus=self._workers.gpus)(_Worker)
+        team = [actor.remote(shared, self._threads) for _ in range(self._workers.workers)]
+        try:
+            waiting: deque[Any] = deque()
+            for number, item in enumerate(items):
+                if len(waiting) == AHEAD * len(team):
+                    yield _result(ray, waiting.popleft())
+                waiting.append(team[number % len(team)].do.remote(item))
+            while waiting:
+                yield _result(ray, waiting.popleft())
+        finally:
+            for member in team:
+                ray.kill(member)
+
+
+class _Worker:
+    """Lives in a process of its own, with a copy of the work."""
+
+    def __init__(self, work: Callable[[Any], Any], threads: int) -> None:
+        self._work, self._threads = work, threads
+
+    def do(self, item: Any) -> Any:
+        """The work of one item."""
+        with limited(self._threads):
+            return self._work(item)
+
+
+def connected(workers: RayWorkers) -> Any:
+    """Ray, connected to the cluster; one that this process started ends with it.
+
+    Raises:
+        UserError: there is no Ray or no such cluster, or it is too small.
+    """
+    where = "runtime.selection_workers"
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(
+            "Ray is not installed",
+            where=f"{where}.type=ray",
+            fix="pip install -c constraints.txt -e '.[ray]', or set runtime.selection_workers.type=none",
+        ) from error
+    if not ray.is_initialized():
+        here = workers.address == "local"
+        more = {"num_cpus": workers.workers, "include_dashboard": False} if here else {}
+        try:
+            ray.init(address=workers.address, log_to_driver=False, logging_level="ERROR", **more)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"no Ray cluster answers: {error}", where=f"{where}.address", fix="start it, or set address to local"
+            ) from error
+    has = ray.cluster_resources()
+    for resource, wanted in (("CPU", workers.workers), ("GPU", workers.gpus * workers.workers)):
+        if wanted > has.get(resource, 0):
+            raise UserError(
+                f"{workers.workers} workers want {wanted:g} {resource}s, but the cluster has {has.get(resource, 0):g}",
+                where=f"{where}.workers",
+                fix="ask for fewer workers, or for a smaller share of a GPU",
+            )
+    return ray
+
+
+def _result(ray: Any, reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error  # what the work itself has raised
