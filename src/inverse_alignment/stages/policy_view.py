@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from inverse_alignment.core.artifact import sha256_file
-from inverse_alignment.core.context import StageContext
+from inverse_alignment.core.artifact import canonical_json, sha256_file, sha256_text
+from inverse_alignment.core.context import Forgetful, StageContext
+from inverse_alignment.core.fingerprint import code_digest, versions
 from inverse_alignment.core.protocols import Embed
-from inverse_alignment.core.records import Comparison, Rollout, read_jsonl
+from inverse_alignment.core.records import Rollout, read_jsonl
 from inverse_alignment.core.seeding import derive_seed
-from inverse_alignment.data.aggregate import read_split
+from inverse_alignment.data.pool import Pool, open_split
 from inverse_alignment.embedding.settings import EncoderConfig
-from inverse_alignment.models.answer_log_probs import LogProbs, answer_log_probs
-from inverse_alignment.models.loading import load_policy, pick_device, place
+from inverse_alignment.models.answer_log_probs import LogProbs, PolicyScorer, Reading, log_probs_by
+from inverse_alignment.models.loading import pick_device
 from inverse_alignment.models.reward_scores import RewardScorer, load_calibrated
 from inverse_alignment.models.score_features import PairFeatures, Scored, pair_features, score_features
 from inverse_alignment.selection.keep import tie_order
 from inverse_alignment.selection.likelihood import PairLogProbs
 from inverse_alignment.stages.encoders import encoder
-from inverse_alignment.text.tokenizers import load_tokenizer
 
 
 class PolicyView:
@@ -43,24 +44,20 @@ class PolicyView:
         self.log_probs = cache(self._log_probs)
 
     @cached_property
-    def pool(self) -> list[Comparison]:
+    def pool(self) -> Pool:
         """The pairs of the train split."""
-        return read_split(self.inputs["preferences"], "train")
+        return open_split(self.inputs["preferences"], "train")
 
     @cached_property
     def ties(self) -> np.ndarray:
         """See `tie_order`."""
-        return tie_order([pair.id for pair in self.pool])
+        return tie_order(self.pool.column(lambda pair: pair.id))
 
     @cached_property
     def lengths(self) -> tuple[np.ndarray, np.ndarray]:
         """Characters of the chosen answers, and of the rejected ones."""
-        chosen, rejected = ([len(text) for text in side] for side in zip(*self._answers, strict=True))
-        return np.array(chosen), np.array(rejected)
-
-    @property
-    def _answers(self) -> list[tuple[str, str]]:
-        return [(pair.chosen, pair.rejected) for pair in self.pool]
+        both = np.array([[len(pair.chosen), len(pair.rejected)] for pair in self.pool])
+        return both[:, 0], both[:, 1]
 
     def encoder(self, config: EncoderConfig, key: str) -> Embed:
         """The encoder that a key of the configuration names."""
@@ -99,14 +96,25 @@ class PolicyView:
         if who == "reference" and folder == self.inputs["policy"]:
             return self.log_probs("policy", first_tokens)
         assert self._policy_tokens is not None  # whoever asks for a policy says how much it reads
-        found = answer_log_probs(
-            place(load_policy(folder), pick_device(runtime.device)).eval(),
-            load_tokenizer(folder).tokenizer,
-            [pair.prompt for pair in self.pool for _ in range(2)],
-            [answer for both in self._answers for answer in both],
-            self._policy_tokens,
-            runtime.scoring_rows * self._policy_tokens,
-            first_tokens,
-            self.context.report.progress,
-        )
+        reading = Reading(self._policy_tokens, runtime.scoring_rows * self._policy_tokens, first_tokens)
+        cache = self.context.cache if who in self.context.digests else Forgetful()
+        scorer = PolicyScorer(folder, runtime.device, reading, cache, self._space(who, reading))
+        asked = ((pair.prompt, answer) for pair in self.pool for answer in pair.answers)
+        found = log_probs_by(scorer, asked, 2 * len(self.pool), self.context.report.progress, self.context.spread)
         return PairLogProbs(*(LogProbs(found.sums[side::2], found.counts[side::2]) for side in (0, 1)))
+
+    def _space(self, who: str, reading: Reading) -> str:
+        """Digest of everything that decides what is read of an answer, besides the answer."""
+        runtime = self.context.runtime
+        return sha256_text(
+            canonical_json(
+                {
+                    "code": code_digest("inverse_alignment.models.answer_log_probs"),
+                    "versions": versions(("torch", "transformers", "tokenizers")),
+                    "policy": self.context.digests.get(who, ""),
+                    "reading": asdict(reading),
+                    "device": pick_device(runtime.device).type,
+                    "threads": runtime.threads,
+                }
+            )
+        )
