@@ -18,6 +18,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from flows.compare import compare
 from flows.inverse_alignment import Round, Start, inverse_alignment
@@ -158,7 +159,8 @@ def run_compare(
             tracked = Tracked(execute, Slots(config.runtime), ahead.done)
             token = _execution.set(Execution(tracked, lineage))
             try:
-                with quiet_console():
+                with quiet_console(), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+                    # nobody listens: this server goes with the run, and every flow would wait for its last beat
                     return Artifact.model_validate(compare_flow(config)["comparison"])
             finally:
                 _execution.reset(token)

@@ -1,9 +1,10 @@
-"""Stages that load what real ones load and then do next to nothing, so that what surrounds them can be seen."""
+"""Stages that load what real ones load and compute for a moment, so that what surrounds them can be seen."""
 
 from __future__ import annotations
 
-import importlib
+import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +21,14 @@ from inverse_alignment.stages.select import SelectStage
 LIGHT = {name: replace(spec, module="benchmarks.overhead.stages", packages=()) for name, spec in STAGES.items()}
 ROWS = 40
 """Rows of metrics a stage reports: as many as a round of PPO by default takes steps."""
+SECONDS = "OVERHEAD_STAGE_SECONDS"
+"""In the environment: processor seconds that a stage computes. What is done beside it costs a run nothing."""
 
 
 def build(inputs: Mapping[str, Path], config: Section, context: StageContext) -> dict[str, Any]:
     """Write a text per part that depends on the inputs, forty rows of metrics, and for the last stage a comparison."""
     if not isinstance(config, CompareStage):
-        importlib.import_module("torch")
+        _compute(float(os.environ.get(SECONDS, "0")))
     seen = sorted((name, _content(path)) for name, path in inputs.items())
     content = sha256_text(f"{type(config).__name__} {seen} {identity_of(config)} {context.seed}")
     for part in ("policy", "reward", "model", "state"):
@@ -40,6 +43,15 @@ def build(inputs: Mapping[str, Path], config: Section, context: StageContext) ->
         evaluation = Evaluation(rm_score=0.5, kl_to_sft=1.0, response_tokens=9, ended_share=1)
         save(bare_comparison(config, lambda arm, seed, number: evaluation), context.out)
     return {"rm_score": 0.5, "kl_to_sft": 1.0}
+
+
+def _compute(seconds: float) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    numbers, began = torch.ones(256, 256), time.process_time()
+    while time.process_time() - began < seconds:
+        numbers = torch.tanh(numbers @ numbers)
 
 
 def _content(path: Path) -> str:
