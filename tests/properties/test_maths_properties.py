@@ -35,6 +35,14 @@ from inverse_alignment.maths.credit import (
     token_credit,
     uniform_credit,
 )
+from inverse_alignment.maths.density_ratio import (
+    effective_sample_size,
+    implicit_margin,
+    likelihood_log_weights,
+    mean_one_weights,
+    pair_log_weights,
+    relative_log_ratio,
+)
 from inverse_alignment.maths.edits import (
     BAD,
     GOOD,
@@ -48,6 +56,13 @@ from inverse_alignment.maths.edits import (
 )
 from inverse_alignment.maths.grouping import group_means, within_group_variance
 from inverse_alignment.maths.kl import exact_kl, k1, k2, k3, next_kl_coefficient
+from inverse_alignment.maths.linear_reward import (
+    fit_linear_reward,
+    gap_variance,
+    gradient_agreement,
+    pair_curvature,
+    spread_gradient,
+)
 from inverse_alignment.maths.masked import masked, masked_mean, masked_sum, masked_var, masked_whiten
 from inverse_alignment.maths.overlap import prefix_f1
 from inverse_alignment.maths.pairwise import (
@@ -176,6 +191,18 @@ class Entry(NamedTuple):
 def t(*rows: Any) -> Tensor:
     """A tensor of float64 numbers."""
     return torch.tensor(rows, dtype=torch.float64)
+
+
+def n(values: np.ndarray) -> Tensor:
+    """What NumPy gave, as a tensor."""
+    return torch.from_numpy(np.asarray(values))
+
+
+def rows(function: Callable[..., np.ndarray], *columns: Tensor, **fixed: Any) -> Tensor:
+    """A function of columns that says one number per row, as tensors have it; what is fixed has their precision."""
+    given = [column.numpy() for column in columns]
+    cast = {name: x.astype(given[0].dtype) if isinstance(x, np.ndarray) else x for name, x in fixed.items()}
+    return n(function(*given, **cast))
 
 
 YES = torch.tensor([[True, True, False]])
@@ -357,6 +384,57 @@ ENTRIES: dict[str, Entry] = {
         lambda: within_group_variance(np.array([1.0, 3.0, 5.0, 5.0, 9.0]), ["a", "a", "b", "b", "c"]),  # (2 + 0) / 2
         1.0,
         lambda c: within_group_variance(c.scores.numpy(), c.groups),
+    ),
+    "density_ratio.relative_log_ratio": Entry(
+        lambda: n(relative_log_ratio(np.log([0.2]), np.log([0.1]), 0.25)),  # 0.2 / (¼ · 0.2 + ¾ · 0.1) = 1.6
+        t(0.4700036292457356),
+        lambda c: rows(relative_log_ratio, c.x[:, 0], c.y[:, 0], relative=0.1),
+    ),
+    "density_ratio.pair_log_weights": Entry(
+        lambda: n(pair_log_weights(np.array([1.0]), np.array([3.0]), 0.5)),
+        t(2.0),
+        lambda c: rows(pair_log_weights, c.x[:, 0], c.y[:, 0], temper=0.5),
+    ),
+    "density_ratio.likelihood_log_weights": Entry(
+        lambda: n(likelihood_log_weights(np.array([-1.0, 1.0]), np.array([-2.0, 0.0]))),
+        t(-3.0, 0.0),
+        lambda c: rows(likelihood_log_weights, c.x[:, 0], c.y[:, 0]),
+    ),
+    "density_ratio.mean_one_weights": Entry(
+        lambda: n(mean_one_weights(np.log([1.0, 3.0]))), t(0.5, 1.5), lambda c: rows(mean_one_weights, c.scores)
+    ),
+    "density_ratio.effective_sample_size": Entry(
+        lambda: effective_sample_size(np.log([1.0, 3.0])), 1.6, lambda c: effective_sample_size(c.scores.numpy())
+    ),
+    "density_ratio.implicit_margin": Entry(
+        lambda: n(implicit_margin(*(np.array([v]) for v in (-1.0, -2.0, -3.0, -1.0)), 0.5)),  # ½ (1 + 2)
+        t(1.5),
+        lambda c: rows(implicit_margin, c.x[:, 0], c.y[:, 0], c.z[:, 0], c.scores, beta=0.5),
+    ),
+    "linear_reward.fit_linear_reward": Entry(
+        lambda: n(fit_linear_reward(np.array([[1.0], [-1.0]]), np.array([3.0, 1.0]), 1e-12, np.zeros(1))),
+        t(math.log(3)),
+        lambda c: tuple(fit_linear_reward(c.logits[:, 0].numpy(), c.weights.numpy(), 1.0, np.ones(4)).tolist()),
+    ),
+    "linear_reward.pair_curvature": Entry(
+        lambda: n(pair_curvature(np.array([[2.0]]), np.zeros(1), np.ones(1), 3.0)),  # ¼ · 4 + 3
+        t([4.0]),
+        lambda c: tuple(pair_curvature(c.logits[:, 0].numpy(), c.scores.numpy(), c.weights.numpy(), 1.0)[0].tolist()),
+    ),
+    "linear_reward.gap_variance": Entry(
+        lambda: n(gap_variance(np.array([[2.0], [4.0]]), np.array([[4.0]]))),
+        t(1.0, 4.0),
+        lambda c: rows(gap_variance, c.logits[:, 0], precision=np.diag([1.0, 2.0, 3.0, 4.0])),
+    ),
+    "linear_reward.spread_gradient": Entry(
+        lambda: n(spread_gradient(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([2.0, -1.0]))),  # ½ (1, -1)
+        t(0.5, -0.5),
+        lambda c: tuple(spread_gradient(c.logits[:, 0].numpy(), c.scores.numpy()).tolist()),
+    ),
+    "linear_reward.gradient_agreement": Entry(
+        lambda: n(gradient_agreement(np.array([[2.0, 4.0]]), np.zeros(1), np.array([1.0, -1.0]))),  # ½ (2 - 4)
+        t(-1.0),
+        lambda c: rows(gradient_agreement, c.logits[:, 0], c.scores, direction=np.array([1.0, -1.0, 0.5, 2.0])),
     ),
     "edits.edit_script": Entry(lambda: edit_script([1, 2, 3], [1, 4, 3, 5]), [Edit(1, 2, (4,)), Edit(3, 3, (5,))]),
     "edits.edited": Entry(lambda: edited([1, 2, 3], [Edit(1, 2, (4,)), Edit(3, 3, (5,))]), [1, 4, 3, 5]),

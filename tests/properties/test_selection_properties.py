@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inverse_alignment.selection.similarity import SCORES, PairSimilarity, candidates, select_above, select_top
+from inverse_alignment.selection.keep import keep_above, keep_top
+from inverse_alignment.selection.similarity import SCORES, PairSimilarity, similarity_scores
 
 COSINES = st.lists(
     st.tuples(st.integers(-1000, 1000), st.integers(-1000, 1000), st.integers(-1000, 900)),
@@ -27,8 +28,8 @@ def test_the_order_of_the_pool_does_not_matter(rows, random, data):
     k = data.draw(st.integers(1, len(rows)))
     order = list(range(len(rows)))
     random.shuffle(order)
-    kept = select_top(similarity(rows), "chosen", 0.95, k)  # distinct scores: no ties to break
-    moved = select_top(similarity([rows[i] for i in order]), "chosen", 0.95, k)
+    kept = keep_top(similarity_scores(similarity(rows), "chosen", 0.95), k, "keep")  # distinct: no ties to break
+    moved = keep_top(similarity_scores(similarity([rows[i] for i in order]), "chosen", 0.95), k, "keep")
     assert sorted(order[i] for i in moved.indices) == kept.indices.tolist()
 
 
@@ -36,14 +37,14 @@ def test_the_order_of_the_pool_does_not_matter(rows, random, data):
 @settings(max_examples=100, deadline=None)
 def test_nothing_that_was_left_out_scores_higher_than_what_was_kept(rows, score, data):
     bound = data.draw(st.floats(-1, 1))
-    found = similarity(rows)
-    scores, allowed = candidates(found, score, bound)
+    found = similarity_scores(similarity(rows), score, bound)
+    scores, allowed = found.values, found.allowed
     if not allowed.any():
         return
     k = data.draw(st.integers(1, int(allowed.sum())))
-    kept = select_top(found, score, bound, k)
+    kept = keep_top(found, k, "keep")
     assert len(kept) == k and allowed[kept.indices].all()
     out = np.setdiff1d(np.flatnonzero(allowed), kept.indices)
     assert not len(out) or scores[out].max() <= kept.scores.min()
-    above = select_above(found, score, bound, float(kept.scores.min()))
+    above = keep_above(found, float(kept.scores.min()), "keep")
     assert set(kept.indices) <= set(above.indices)
