@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -86,4 +85,4 @@ if __name__ == "__main__":  # `inverse-alignment` on these stages: what `dvc rep
     import flows.cli
 
     STAGES.update(LIGHT)
-    sys.exit(flows.cli.main())
+    flows.cli.main()

@@ -18,11 +18,17 @@ from inverse_alignment.data.rows import BadRow, Container, Row
 from inverse_alignment.data.sources import COLUMNS_OF, ColumnMap, Kind, SourceConfig, TableSource
 
 SOURCE: TypeAdapter[SourceConfig] = TypeAdapter(SourceConfig)
+_MOST_LISTED = 12
 REFUSED_SHARE = 0.2  # an optional column is left out where it makes more of the rows unreadable
 _HH_START = re.compile(r"\n\n(Human|Assistant):")
 _PLACE = re.compile(r", row (\d+)(?:, field '(.*?)')?")
 _NAMES_THE_BETTER = ("winner", "better", "preferred", "choice", "chosen", "best")
-_ORIGIN = ("source", "source_chosen", "source_rejected", "annotator")
+_READ_BY = {
+    "hh": {"chosen", "rejected"},
+    "sharegpt": {"conversations", "chosen", "rejected", "system"},
+    "alpaca_eval": {"instruction", "output_1", "output_2", "generator_1", "generator_2", "preference", "annotator"},
+}
+"""Columns that a format with its own layout reads."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +82,18 @@ def place(where: str) -> tuple[int | None, str | None]:
 def _native(columns: Columns) -> Recognised | None:
     """A format with its own layout."""
     if {"instruction", "output_1", "output_2", "preference"} <= set(columns.top):
-        return Recognised("AlpacaEval annotations", {"format": "alpaca_eval"})
+        return Recognised("AlpacaEval annotations", {"format": "alpaca_eval"}, (_licence("alpaca_eval", "AlpacaEval"),))
     sides = [columns.values.get(name, []) for name in ("chosen", "rejected")]
     if columns.shapes.get("conversations") == "turns" and all(most(side, is_turn) for side in sides):
         return Recognised("ShareGPT preferences", {"format": "sharegpt"})
     if all(most(side, lambda text: isinstance(text, str) and _HH_START.match(text)) for side in sides):
-        return Recognised("HH transcripts", {"format": "hh"})
+        return Recognised("HH transcripts", {"format": "hh"}, (_licence("hh", "Anthropic"),))
     return None
+
+
+def _licence(form: str, owner: str) -> str:
+    licence = load({"format": form}, "tried", "rows").licence
+    return f"the licence is taken to be that of {owner}'s own file, {licence}: set licence where the file is another"
 
 
 def _table(columns: Columns) -> Recognised:
@@ -129,6 +140,7 @@ def _pairs(columns: Columns, chosen: str, rejected: str) -> Recognised:
     if columns.shapes[chosen] == "chat":
         return Recognised(layout, draft, notes)
     if _begin_alike(columns.values[chosen], columns.values[rejected]):
+        notes += tuple(_inside_words(columns.values[chosen], columns.values[rejected]))
         return Recognised(layout, {**draft, "columns": {"prompt": None, **draft.get("columns", {})}}, notes)
     return Recognised(
         "pairs of answers without a prompt",
@@ -146,6 +158,22 @@ def _begin_alike(chosen: Sequence[Any], rejected: Sequence[Any]) -> bool:
         ],
         lambda pair: pair[0] and pair[0] == pair[1],
     )
+
+
+def _inside_words(chosen: Sequence[Any], rejected: Sequence[Any]) -> Iterator[str]:
+    """Answers whose first word began in what both share, which is taken for the prompt."""
+    pairs = [(one, other) for one, other in zip(chosen, rejected, strict=False) if one != other]
+    cut = sum(_parts_inside_a_word(one, other) for one, other in pairs)
+    if cut:
+        yield (
+            f"in {cut} of the first {len(pairs)} pairs the two answers begin alike inside a word, and the prompt takes "
+            "that beginning: give the prompt a column of its own if you can"
+        )
+
+
+def _parts_inside_a_word(one: str, other: str) -> bool:
+    end = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return one[:end][-1:].isalnum() and (one[end:][:1].isalnum() or other[end:][:1].isalnum())
 
 
 def _second_input(columns: Columns, prompt: str | None) -> Iterator[str]:
@@ -251,9 +279,9 @@ def _unknown(columns: Columns) -> Recognised:
     )
 
 
-def _listed(columns: Columns, most: int = 12) -> str:
-    more = f" and {len(columns.top) - most} more" if len(columns.top) > most else ""
-    return ", ".join(columns.top[:most]) + more
+def _listed(columns: Columns) -> str:
+    more = f" and {len(columns.top) - _MOST_LISTED} more" if len(columns.top) > _MOST_LISTED else ""
+    return ", ".join(columns.top[:_MOST_LISTED]) + more
 
 
 # ---------------------------------------------------------------------------------------------- trying
@@ -279,7 +307,23 @@ def _tried(found: Recognised, rows: Sequence[Row], columns: Columns) -> Recognis
             **({"columns": mapped} if mapped else {}),
         }
         notes.append(f"column {path} is not read: {first.what} ({first.fix})")
+    notes += _unread(load(draft, "tried", "rows"), columns, " ".join(notes))
     return replace(found, draft={key: value for key, value in draft.items() if value != {}}, notes=tuple(notes))
+
+
+def _unread(source: SourceConfig, columns: Columns, noted: str) -> Iterator[str]:
+    """Columns that the draft does not read, and that no note has named."""
+    if isinstance(source, TableSource):
+        paths = [getattr(source.columns, field) for field in COLUMNS_OF[source.kind]]
+        read = {name for path in paths if path is not None for name in (path, path.partition(".")[0])}
+    else:
+        read = _READ_BY[source.format]
+    named = set(re.findall(r"[\w-]+", noted))
+    full = [name for name in columns.top if any(value not in (None, "", [], {}) for value in columns.values[name])]
+    left = [name for name in full if name not in read and name not in named]
+    if left:
+        more = f" and {len(left) - _MOST_LISTED} more" if len(left) > _MOST_LISTED else ""
+        yield f"not read: {', '.join(left[:_MOST_LISTED])}{more}"
 
 
 def _blamed(source: SourceConfig, bad: Sequence[BadRow], rows: int) -> tuple[str, str, BadRow] | None:

@@ -263,6 +263,44 @@ def test_ids_that_are_not_unique_are_not_used(tmp_path):
     assert any("'same'" in note for note in found.notes)
 
 
+@pytest.mark.parametrize(
+    ("row", "unread"),
+    [
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "up": 3, "down": 1, "empty": None}, "not read: up, down"),
+        (
+            {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c", "judge": "x"},
+            "not read: judge",
+        ),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "annotator": "x", "margin": 0.5}, None),
+    ],
+)
+def test_columns_that_nothing_reads_are_named(tmp_path, row, unread):
+    said = [note for note in look(tmp_path, row).notes if note.startswith("not read")]
+    assert said == ([unread] if unread else [])
+
+
+def test_a_native_format_says_whose_licence_it_takes(tmp_path):
+    row = {
+        "instruction": "a",
+        "output_1": "b",
+        "output_2": "c",
+        "preference": 1,
+        "generator_1": "x",
+        "generator_2": "y",
+    }
+    (note,) = look(tmp_path, row).notes
+    assert "CC BY-NC 4.0" in note and "set licence" in note
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "cut"),
+    [("say it now: stop", "say it now: stay", 1), ("say it now: go", "say it now: no", 0)],
+)
+def test_a_shared_beginning_that_ends_inside_a_word_is_mentioned(tmp_path, chosen, rejected, cut):
+    notes = look(tmp_path, {"chosen": chosen, "rejected": rejected}).notes
+    assert [note.split(" pairs")[0] for note in notes] == ["in 1 of the first 1"] * cut
+
+
 def test_scores_and_a_second_input_are_mentioned(tmp_path):
     row = {"instruction": "Sum up", "input": "A text", "output": "b"}
     assert any("input" in note for note in look(tmp_path, row).notes)
