@@ -394,17 +394,43 @@ def parse_override(text: str) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`, section by section.
+    """`over` on top of `base`, section by section; `{"0": ...}` on top of a list is its first element's.
 
     A section that changes its `type` starts afresh: keys of another variant mean nothing to it.
+
+    Raises:
+        UserError: a list has no such element.
     """
     if "type" in over and over["type"] != base.get("type", over["type"]):
         return dict(over)
     merged = dict(base)
     for key, value in over.items():
         before = merged.get(key)
-        merged[key] = merge(before, value) if isinstance(before, Mapping) and isinstance(value, Mapping) else value
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            merged[key] = merge(before, value)
+        elif isinstance(value, Mapping) and isinstance(before, (list, tuple)) and all(map(_is_place, value)):
+            merged[key] = _placed(key, before, value)
+        else:
+            merged[key] = value
     return merged
+
+
+def _is_place(key: Any) -> bool:
+    return isinstance(key, str) and key.isdecimal()
+
+
+def _placed(name: str, before: Sequence[Any], over: Mapping[str, Any]) -> list[Any]:
+    """A list with some elements changed; `{}` changes none."""
+    found = list(before)
+    for place, value in over.items():
+        if int(place) >= len(found):
+            raise UserError(
+                f"there is no element {place}: {name} has {len(found)}",
+                where=f"{name}.{place}",
+                fix="count from 0, or set the whole list",
+            )
+        found[int(place)] = merge({place: found[int(place)]}, {place: value})[place]
+    return found
 
 
 def validate(kind: Any, values: Any, prefix: str, where: str = "") -> Any:

@@ -111,6 +111,17 @@ def test_a_section_of_another_type_starts_afresh(project):
     assert loaded("arms.similarity.selection={type: random, k: 7}").for_arm("similarity").selection.k == 7
 
 
+def test_an_override_reaches_an_element_of_a_list():
+    config = load(ROOT / "params.yaml", overrides=["data.sources.0.name=mine", "sft.sources.1=coach"])
+    before = load(ROOT / "params.yaml")
+    assert (config.data.sources[0].name, config.data.sources[0].path) == ("mine", before.data.sources[0].path)
+    assert config.sft.sources == (before.sft.sources[0], "coach")
+    with pytest.raises(UserError, match="there is no element 4: sources has 1") as caught:
+        load(ROOT / "params.yaml", overrides=["data.sources.4.name=mine"])
+    assert caught.value.where == "sources.4"
+    assert merge({"a": [1, 2]}, {"a": {"x": 1}}) == {"a": {"x": 1}}  # no place: the schema refuses it by its path
+
+
 def test_the_order_of_overrides_does_not_drop_any():
     for overrides in (
         ("refresh.gate.resamples=300", "refresh.gate.type=paired"),
@@ -220,7 +231,8 @@ WRONG = {
         "should be greater than or equal to 1, got 0",
     ),
     "data.sources=[{format: jsonl, name: a}]": ("data.sources.0.path", "this key is required"),
-    "data.sources.0.path=x": ("data.sources", "should be a list, got a section of keys"),
+    "data.sources.first.path=x": ("data.sources", "should be a list, got a section of keys"),
+    "data.sources.0.path=": ("data.sources.0.path", "should have at least 1 character, got ''"),
     "data.sources=[]": ("data.sources", "should have at least one item, got []"),
     "data.aggregate.shares.train=0.5": ("data.aggregate.shares", "the shares of the splits sum to 0.8, not to 1"),
 }
@@ -243,8 +255,8 @@ def test_the_way_out_says_what_the_key_means():
 FORMATS = "jsonl, json, parquet, dataset, hh, sharegpt, alpaca_eval"
 VARIANTS = {
     "ppo.kl.type=fixd": ("ppo.kl.type", "fixed, adaptive"),
-    "selection.type=similarty": ("selection.type", "none, random, all, similarity"),
-    "arms.similarity.selection.type=zzz": ("arms.similarity.selection.type", "none, random, all, similarity"),
+    "selection.type=similarty": ("selection.type", "none, random, all, length_matched_random"),
+    "arms.similarity.selection.type=zzz": ("arms.similarity.selection.type", "none, random, all, length_matched_random"),
     "arms.similarity.selection.keep.type=topk": ("arms.similarity.selection.keep.type", "top_k, threshold"),
     "models.reward.type=scratch": ("models.reward.type", "initialise, checkpoint"),
     "evaluation.gold.type=text": ("evaluation.gold.type", "text_world, none"),
