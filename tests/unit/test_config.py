@@ -256,7 +256,10 @@ FORMATS = "jsonl, json, parquet, dataset, hh, sharegpt, alpaca_eval"
 VARIANTS = {
     "ppo.kl.type=fixd": ("ppo.kl.type", "fixed, adaptive"),
     "selection.type=similarty": ("selection.type", "none, random, all, length_matched_random"),
-    "arms.similarity.selection.type=zzz": ("arms.similarity.selection.type", "none, random, all, length_matched_random"),
+    "arms.similarity.selection.type=zzz": (
+        "arms.similarity.selection.type",
+        "none, random, all, length_matched_random",
+    ),
     "arms.similarity.selection.keep.type=topk": ("arms.similarity.selection.keep.type", "top_k, threshold"),
     "models.reward.type=scratch": ("models.reward.type", "initialise, checkpoint"),
     "evaluation.gold.type=text": ("evaluation.gold.type", "text_world, none"),
