@@ -1,0 +1,188 @@
+"""What the rows say: gold at equal KL, steps to a threshold, and how sure that is (rliable's statistics).
+
+The analysis was fixed in docs/decisions/015-bakeoff-preregistered.md before there was a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.bakeoff.rows import Row, key_of
+from inverse_alignment.maths.bootstrap import Interval
+from inverse_alignment.maths.runs import (
+    improvement_interval,
+    interquartile_interval,
+    probability_of_improvement,
+)
+from inverse_alignment.maths.trajectories import at_first_reach, running_means
+
+TARGET_KL = 4.0
+"""Nats to the SFT policy at which gold is compared: the PPO of every tuning run without refresh passes it."""
+GAIN = 0.3
+"""Gold above the SFT policy's that counts as reached."""
+WINDOW, WARMUP = 3, 3
+"""PPO steps averaged into one point of the way; and those at the start in which the policy does not move."""
+BASELINES = ("none", "random")
+SEED, CONFIDENCE, RESAMPLES = 0, 0.95, 5000
+
+Cell = tuple[float, int]
+Scores = dict[Cell, float | None]
+"""One number of an arm by heterogeneity and seed; None where the arm has none."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """The smoothed way of one run: answers that PPO learned from, to prompts of the train split."""
+
+    steps: list[float]
+    kl: list[float]
+    gold: list[float]
+    start: float
+
+    @classmethod
+    def of(cls, row: Row) -> Way:
+        """The way that a row holds; its start is what the policy writes before it moves."""
+        way = row["way"]
+        smooth = {name: running_means(way[name], WINDOW) for name in ("step", "kl", "gold")}
+        start = float(np.mean(way["gold"][:WARMUP]))
+        return cls(smooth["step"], smooth["kl"], smooth["gold"], start)
+
+    def gold_at(self, kl: float) -> float | None:
+        """Gold when the run first was so far from the SFT policy; None if it never was."""
+        return at_first_reach(self.kl, self.gold, kl)
+
+    def steps_to(self, gain: float) -> float | None:
+        """PPO steps until gold was so much above its start; None if it never was."""
+        return at_first_reach(self.gold, self.steps, self.start + gain)
+
+
+def by_arm(rows: Iterable[Row], value: Callable[[Row], float | None]) -> dict[str, Scores]:
+    """A number of every row, by arm and cell."""
+    found: dict[str, Scores] = {}
+    for row in rows:
+        heterogeneity, seed, arm = key_of(row)
+        found.setdefault(arm, {})[heterogeneity, seed] = value(row)
+    return found
+
+
+def strata(scores: Mapping[Cell, float | None]) -> list[np.ndarray]:
+    """The numbers that are there, apart by heterogeneity; a heterogeneity without numbers is left out."""
+    levels = sorted({heterogeneity for heterogeneity, _ in scores})
+    parts = [
+        np.array(
+            [value for (level, _), value in sorted(scores.items()) if level == heterogeneity and value is not None]
+        )
+        for heterogeneity in levels
+    ]
+    return [part for part in parts if part.size]
+
+
+def interval(scores: Mapping[Cell, float | None], confidence: float = CONFIDENCE) -> Interval | None:
+    """Interquartile mean with its stratified bootstrap interval; None without numbers."""
+    parts = strata(scores)
+    return interquartile_interval(parts, SEED, confidence, RESAMPLES) if parts else None
+
+
+def differences(first: Scores, second: Scores) -> Scores:
+    """First minus second, cell by cell: both started from the same data, policy and reward model."""
+    return {
+        cell: None if (a := first[cell]) is None or (b := second[cell]) is None else a - b
+        for cell in sorted(first.keys() & second.keys())
+    }
+
+
+def improvement(first: Scores, second: Scores) -> dict[str, Any] | None:
+    """rliable's probability that a run of the first scores higher than one of the second, with its interval.
+
+    Beside it the share of cells in which it does, ties one half; over the heterogeneities at which both have numbers.
+    """
+    levels = [
+        level
+        for level in sorted({heterogeneity for heterogeneity, _ in first})
+        if all(any(cell[0] == level and value is not None for cell, value in each.items()) for each in (first, second))
+    ]
+    if not levels:
+        return None
+    sides = [
+        [np.array([v for (h, _), v in sorted(each.items()) if h == level and v is not None]) for level in levels]
+        for each in (first, second)
+    ]
+    found = improvement_interval(sides[0], sides[1], SEED, CONFIDENCE, RESAMPLES)
+    gaps = [value for value in differences(first, second).values() if value is not None]
+    paired = float(np.mean([0.5 + 0.5 * np.sign(gap) for gap in gaps])) if gaps else None
+    return {
+        "p": probability_of_improvement(sides[0], sides[1]),
+        "ci95": [found.low, found.high],
+        "paired": paired,
+    }
+
+
+def acceptance(rows: Sequence[Row]) -> float | None:
+    """Share of an arm's refreshes that its gate accepted; None for an arm without refreshes."""
+    gates = [round_["gate"]["accepted"] for row in rows for round_ in row["rounds"] if round_["gate"]]
+    return float(np.mean(gates)) if gates else None
+
+
+def total_steps(rows: Iterable[Row]) -> int:
+    """PPO steps of the longest run."""
+    return max(len(row["way"]["step"]) for row in rows)
+
+
+def summarise(rows: Sequence[Row]) -> dict[str, Any]:
+    """Every arm in the numbers that the results page and `--json` give."""
+    ways = {key_of(row): Way.of(row) for row in rows}
+    gold = by_arm(rows, lambda row: ways[key_of(row)].gold_at(TARGET_KL))
+    steps = by_arm(rows, lambda row: ways[key_of(row)].steps_to(GAIN))
+    last = total_steps(rows)
+    names = list(dict.fromkeys(row["arm"] for row in rows))
+    return {name: _arm(name, [row for row in rows if row["arm"] == name], gold, steps[name], last) for name in names}
+
+
+def _arm(name: str, rows: Sequence[Row], gold: dict[str, Scores], steps: Scores, last: int) -> dict[str, Any]:
+    found = interval(gold[name])
+    reached = [value for value in steps.values() if value is not None]
+    censored = interval({cell: last + 1.0 if value is None else value for cell, value in steps.items()})
+    final = interval(by_arm(rows, _final_gold)[name])
+    result: dict[str, Any] = {
+        "gold_at_equal_kl": found.mean if found else None,
+        "ci95": [found.low, found.high] if found else None,
+        "runs": len(gold[name]),
+        "runs_that_reach_kl": sum(value is not None for value in gold[name].values()),
+        "steps_to_threshold": censored.mean if censored else None,
+        "runs_that_reach_threshold": len(reached),
+        "acceptance_rate": acceptance(rows),
+        "final_gold": final.mean if final else None,
+        "seeds": len({row["seed"] for row in rows}),
+        "seconds": float(np.mean([row["seconds"] + row["seconds_probe"] for row in rows])),
+    }
+    for baseline in BASELINES:
+        better = improvement(gold[name], gold[baseline]) if baseline in gold and baseline != name else None
+        gap = interval(differences(gold[name], gold[baseline])) if baseline in gold and baseline != name else None
+        result |= {
+            f"p_improve_over_{baseline}": better["p"] if better else None,
+            f"p_improve_over_{baseline}_ci95": better["ci95"] if better else None,
+            f"wins_over_{baseline}": better["paired"] if better else None,
+            f"gain_over_{baseline}": gap.mean if gap else None,
+            f"gain_over_{baseline}_ci95": [gap.low, gap.high] if gap else None,
+        }
+    return result
+
+
+def _final_gold(row: Row) -> float | None:
+    value: float | None = row["rounds"][-1]["evaluation"]["gold_reward"]
+    return value
+
+
+def best_selectors(rows: Sequence[Row], count: int = 3) -> list[str]:
+    """The selectors of stage 1 with the highest gain over `random` in gold at equal KL; controls are no candidates."""
+    first = [row for row in rows if row["rule"] == "full"]
+    found = summarise(first)
+    candidates = [name for name in found if name not in CONTROLS and found[name]["gain_over_random"] is not None]
+    return sorted(candidates, key=lambda name: -found[name]["gain_over_random"])[:count]
+
+
+CONTROLS = ("none", "random", "all", "length_matched_random", "lowest_similarity")
