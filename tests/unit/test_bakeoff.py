@@ -1,0 +1,154 @@
+"""The bake-off's bookkeeping: what a row says, what is missing, and statistics on rows written by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.bakeoff import analysis, rows
+from benchmarks.bakeoff.plan import HETEROGENEITIES, TUNING_SEEDS, Arm, Unit, arms, config_of, digest_of_arm, read_plan
+
+STEPS = 8
+
+
+def row(arm, heterogeneity=0.0, seed=0, slope=0.1, accepted=None, kl=1.0, **more):
+    """A run whose gold rises by `slope` and whose KL rises by `kl` a step after three steps without either."""
+    moved = [max(0, step - 3) for step in range(STEPS)]
+    return {
+        "arm": arm,
+        "rule": "full",
+        "heterogeneity": heterogeneity,
+        "seed": seed,
+        "code": "c",
+        "config": f"of-{arm}",
+        "seconds": 2.0,
+        "seconds_probe": 1.0,
+        "way": {
+            "step": list(range(STEPS)),
+            "kl": [kl * step for step in moved],
+            "gold": [slope * step - 1.0 for step in moved],
+            "rm_score": [0.0] * STEPS,
+        },
+        "rounds": [
+            {"evaluation": {"gold_reward": slope}, "gate": None if accepted is None else {"accepted": accepted}}
+        ],
+        **more,
+    }
+
+
+def test_a_way_is_smoothed_and_starts_where_the_policy_had_not_moved():
+    way = analysis.Way.of(row("none", slope=0.3))
+    assert way.start == -1.0
+    # kl 0, 0, 0, 0, 1, 2, 3, 4 in threes
+    assert way.kl == pytest.approx([0, 0, 1 / 3, 1, 2, 3])
+    assert way.steps == [1, 2, 3, 4, 5, 6]
+    assert way.gold_at(1.5) == pytest.approx(0.3 * 1.5 - 1)
+    assert way.gold_at(3.1) is None
+    assert way.steps_to(0.6) == pytest.approx(5.0)  # where two steps have passed
+    assert way.steps_to(1.0) is None
+
+
+def test_numbers_of_an_arm(monkeypatch):
+    monkeypatch.setattr(analysis, "TARGET_KL", 2.0)
+    monkeypatch.setattr(analysis, "GAIN", 0.5)
+    found = analysis.summarise(
+        [
+            *(row("none", level, seed, 0.1) for level in (0.0, 1.0) for seed in (0, 1)),
+            *(row("random", level, seed, 0.1, accepted=False) for level in (0.0, 1.0) for seed in (0, 1)),
+            *(
+                row("best", level, seed, 0.1 + 0.2 * level, accepted=level > 0)
+                for level in (0.0, 1.0)
+                for seed in (0, 1)
+            ),
+            row("stays", 0.0, 0, 0.1, accepted=True, kl=0.1),
+        ]
+    )
+    best, none, stays = found["best"], found["none"], found["stays"]
+    assert none["gold_at_equal_kl"] == pytest.approx(-0.8) and none["ci95"] == pytest.approx([-0.8, -0.8])
+    # two runs equal to those of `none`, and two that are 0.4 higher
+    assert best["gold_at_equal_kl"] == pytest.approx(-0.6)
+    assert best["p_improve_over_none"] == best["wins_over_random"] == 0.75
+    assert best["gain_over_none"] == pytest.approx(0.2)
+    assert best["acceptance_rate"] == 0.5 and none["acceptance_rate"] is None
+    assert none["p_improve_over_none"] is None and none["p_improve_over_random"] == 0.5
+    # gold rises by 0.5 in five thirds of a step where it rises at all in so few steps, else never
+    assert none["steps_to_threshold"] == STEPS + 1 and none["runs_that_reach_threshold"] == 0
+    assert best["runs_that_reach_threshold"] == 2
+    assert stays["gold_at_equal_kl"] is None and stays["runs_that_reach_kl"] == 0 and stays["runs"] == 1
+    assert stays["p_improve_over_none"] is None and stays["gain_over_none"] is None
+    assert best["seeds"] == 2 and best["seconds"] == 3.0
+
+
+def test_a_run_that_never_is_so_far_is_left_out_on_both_sides(monkeypatch):
+    monkeypatch.setattr(analysis, "TARGET_KL", 2.0)
+    gaps = analysis.differences({(0.0, 0): 1.0, (0.0, 1): None, (0.5, 0): 3.0}, {(0.0, 0): 0.5, (0.0, 1): 0.5})
+    assert gaps == {(0.0, 0): 0.5, (0.0, 1): None}
+    assert [part.tolist() for part in analysis.strata({(1.0, 0): 2.0, (0.0, 0): 1.0, (0.0, 1): None})] == [[1.0], [2.0]]
+
+
+def test_the_best_are_chosen_over_random_and_no_control_is_a_candidate(monkeypatch):
+    monkeypatch.setattr(analysis, "TARGET_KL", 2.0)
+    slopes = {"none": 0.1, "random": 0.1, "all": 0.9, "similarity": 0.2, "likelihood": 0.3, "influence": 0.0}
+    found = analysis.best_selectors([row(name, slope=slope) for name, slope in slopes.items()], 2)
+    assert found == ["likelihood", "similarity"]
+
+
+def test_rows_survive_a_line_that_was_cut_short(tmp_path: Path):
+    path = tmp_path / "deep" / "rows.jsonl"
+    rows.append(path, row("none"))
+    with path.open("a") as file:
+        file.write('{"arm": "rand')
+    rows.append(path, row("random"))
+    assert [one["arm"] for one in rows.read(path)] == ["none", "random"]
+    assert rows.read(tmp_path / "no.jsonl") == []
+
+
+def test_a_run_is_missing_until_a_row_of_its_code_and_settings_is_there():
+    chosen, unit = [Arm("none", "full", {}), Arm("random", "lora", {})], Unit(0.0, 0)
+    digests = {"none": "of-none", "random+lora": "of-random+lora"}
+    known = [row("none"), row("random+lora")]
+    assert rows.missing(known, unit, chosen, "c", digests) == []
+    assert rows.missing(known, unit, chosen, "other", digests) == chosen
+    assert rows.missing(known, unit, chosen, "c", {**digests, "none": "changed"}) == chosen[:1]
+    assert rows.missing(known, Unit(0.0, 1), chosen, "c", digests) == chosen
+    assert rows.missing(known, Unit(0.5, 0), chosen, "c", digests) == chosen
+
+
+def test_of_each_run_the_newest_row_counts():
+    found = rows.newest([row("none", slope=1), row("random"), row("none", slope=2)])
+    assert [(one["arm"], one["rounds"][0]["evaluation"]["gold_reward"]) for one in found] == [
+        ("none", 2),
+        ("random", 0.1),
+    ]
+
+
+def test_every_arm_of_the_plan_is_a_valid_configuration_of_its_own(tmp_path: Path):
+    plan = read_plan()
+    every = arms(plan["selectors"], plan["rules"])
+    assert len({arm.name for arm in every}) == len(every) and sum(arm.selector == "none" for arm in every) == 1
+    unit = Unit(0.5, 3)
+    config = config_of(unit, every, tmp_path)
+    digests = [digest_of_arm(config, arm, unit) for arm in every]
+    assert len(set(digests)) == len(every)
+    again = config_of(unit, every[:1], tmp_path / "elsewhere")
+    assert digest_of_arm(again, every[0], unit) == digests[0]  # neither a path nor another arm matters
+    assert digest_of_arm(config, every[0], Unit(1.0, 3)) != digests[0]
+
+
+def test_every_arm_sees_as_many_pairs_and_ppo_steps(tmp_path: Path):
+    plan, unit = read_plan(), Unit(0.0, 0)
+    every = arms(plan["selectors"], plan["rules"])
+    config = config_of(unit, every, tmp_path)
+    settings = [config.for_arm(name) for name in config.arms]
+    seen = {(one.refresh.pairs_seen, one.refresh.batch_size, one.ppo.steps, one.ppo.batch_size) for one in settings}
+    assert len(seen) == 1
+
+
+def test_results_come_from_no_seed_that_tuned_the_world():
+    assert HETEROGENEITIES == (0.0, 0.5, 1.0) and not set(TUNING_SEEDS) & set(range(10))
+
+
+def test_a_row_is_one_line_of_json(tmp_path: Path):
+    rows.append(tmp_path / "r.jsonl", row("none"))
+    text = (tmp_path / "r.jsonl").read_text()
+    assert text.count("\n") == 1 and json.loads(text)["arm"] == "none"
