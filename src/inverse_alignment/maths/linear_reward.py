@@ -11,8 +11,8 @@ import numpy as np
 def fit_linear_reward(differences: np.ndarray, weights: np.ndarray, prior: float, centre: np.ndarray) -> np.ndarray:
     """The w (d,) that maximises `Σ c_i log σ(w · δ_i) - λ/2 |w - w_0|²`, by Newton's method.
 
-    The objective is strictly concave, so there is one. A step that does not improve it is halved; rounding ends the
-    search.
+    The objective is strictly concave, so there is one. A step that would worsen it is halved; when none improves it by
+    more than rounding, the search ends.
 
     Args:
         differences: (n, d) δ.
@@ -30,17 +30,17 @@ def fit_linear_reward(differences: np.ndarray, weights: np.ndarray, prior: float
         away = at - centre
         return float(-(weights * np.logaddexp(0.0, -(differences @ at))).sum() - prior / 2 * (away @ away))
 
-    w, reached = centre, objective(centre)
-    for _ in range(100):
+    w = centre
+    while True:
         gaps = differences @ w
         slope = (weights * _sigmoid(-gaps)) @ differences - prior * (w - centre)
         step = np.linalg.solve(pair_curvature(differences, gaps, weights, prior), slope)
-        while (found := objective(w + step)) < reached and np.abs(step).max() > 0:
+        while objective(w + step) < objective(w):
             step = step / 2
-        if not found > reached:
-            break
-        w, reached = w + step, found
-    return w
+        better = w + step
+        if objective(better) == objective(w):
+            return w
+        w = better
 
 
 def pair_curvature(differences: np.ndarray, gaps: np.ndarray, weights: np.ndarray, prior: float) -> np.ndarray:
