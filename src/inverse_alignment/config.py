@@ -26,7 +26,7 @@ from inverse_alignment.data.sources import JsonlSource, SourceConfig, TableSourc
 from inverse_alignment.generation.settings import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, VllmGeneration
 from inverse_alignment.models.specs import CheckpointModel, InitialisedModel, ModelSpec
 from inverse_alignment.optimise.settings import PpoConfig
-from inverse_alignment.selection.settings import NoSelection, SelectionConfig
+from inverse_alignment.selection.settings import NoSelection, SelectionConfig, compares_rollouts
 from inverse_alignment.stages.evaluate import EvaluationConfig
 from inverse_alignment.stages.refresh import RefreshConfig
 from inverse_alignment.stages.reward_model import RewardConfig, TrainReward
@@ -164,6 +164,7 @@ class PipelineConfig(Section):
             _check_answers(self.for_arm(name), tuple(self.arms[name]), f"arms.{name}.")
             _check_vllm(self.for_arm(name), tuple(self.arms[name]), f"arms.{name}.")
             _check_shares(self.for_arm(name), tuple(self.arms[name]), f"arms.{name}.")
+            _check_selection(self.for_arm(name), f"arms.{name}.")
         return self
 
     def for_arm(self, name: str) -> PipelineConfig:
@@ -267,6 +268,16 @@ def _check_shares(config: PipelineConfig, sections: Sequence[str], prefix: str) 
             f"{processes} processes cannot share out {prefix}{section}.batch_size, which is {batch}",
             where="runtime.launcher.processes",
             fix=f"{fix}, or leave {_SECTIONS[section]} out of runtime.launcher.stages",
+        )
+
+
+def _check_selection(config: PipelineConfig, prefix: str) -> None:
+    """There is what the selector looks at."""
+    if compares_rollouts(config.selection) and config.rollout.samples < 2:
+        raise UserError(
+            "influence compares a policy's answers to one prompt, but rollout.samples asks for one",
+            where=f"{prefix}selection.type",
+            fix="set rollout.samples to at least 2, or choose another type",
         )
 
 
@@ -503,7 +514,6 @@ _WORDS = {
     "dict_type": "should be a section of keys",
     "model_type": "should be a section of keys",
     "model_attributes_type": "should be a section of keys",
-    "too_short": "should have at least one item",
 }
 
 
@@ -513,6 +523,9 @@ def _what(problem: Mapping[str, Any]) -> str:
     said = _WORDS.get(kind) or problem["msg"].removeprefix("Input ").removeprefix("String ")
     if kind == "missing":
         return said
+    if kind == "too_short":
+        least = problem["ctx"]["min_length"]
+        said = f"should have at least {'one item' if least == 1 else f'{least} items'}"
     if isinstance(given, (dict, BaseModel)):
         return f"{said}, got a section of keys"
     return f"{said}, got {'null' if given is None else repr(given)}"

@@ -230,6 +230,26 @@ WRONG = {
         "arms.similarity.selection.keep.k",
         "should be greater than or equal to 1, got 0",
     ),
+    "arms.random.selection={type: length_matched_random, like: {type: similarity, keep: {type: weights}}}": (
+        "arms.random.selection",
+        "like.keep weights every pair, so that there are no picks whose lengths could be matched",
+    ),
+    "arms.random.selection={type: intersection, of: [{type: likelihood}]}": (
+        "arms.random.selection.of",
+        "should have at least 2 items, got [{'type': 'likelihood'}]",
+    ),
+    "arms.random.selection={type: margin, keep: {type: threshold}}": (
+        "arms.random.selection.keep.score",
+        "this key is required",
+    ),
+    "arms.random={selection: {type: influence}, rollout: {samples: 1}}": (
+        "arms.random.selection.type",
+        "influence compares a policy's answers to one prompt, but rollout.samples asks for one",
+    ),
+    "arms.random={selection: {type: intersection, of: [{type: random}, {type: influence}]}, rollout: {samples: 1}}": (
+        "arms.random.selection.type",
+        "influence compares a policy's answers to one prompt, but rollout.samples asks for one",
+    ),
     "data.sources=[{format: jsonl, name: a}]": ("data.sources.0.path", "this key is required"),
     "data.sources.first.path=x": ("data.sources", "should be a list, got a section of keys"),
     "data.sources.0.path=": ("data.sources.0.path", "should have at least 1 character, got ''"),

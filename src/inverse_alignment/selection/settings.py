@@ -272,6 +272,13 @@ def inputs_of(selection: SelectionConfig) -> frozenset[Input]:
             return frozenset({"rollouts"})
 
 
+def compares_rollouts(selection: SelectionConfig) -> bool:
+    """Whether a selector needs several answers to one prompt."""
+    if isinstance(selection, IntersectionSelection):
+        return any(compares_rollouts(member) for member in selection.of)
+    return isinstance(selection, InfluenceSelection)
+
+
 def pairs_asked_for(selection: SelectionConfig) -> int:
     """The least number of pairs that the pool must have: the largest k; 0 where there is none."""
     match selection:
