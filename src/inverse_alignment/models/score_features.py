@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -18,8 +19,8 @@ from inverse_alignment.text.render import encode_answers
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-BLOCK = 4096
-"""Answers that are encoded and sorted by length together: bounds memory where a pool is large."""
+BLOCK = 2048
+"""Pairs, or answers, that are encoded and sorted by length together: bounds memory where a pool is large."""
 Progress = Callable[[int, int, str], None]
 
 
@@ -39,7 +40,7 @@ class PairFeatures(NamedTuple):
     """What a reward model makes of n pairs.
 
     Attributes:
-        differences: (n, d) float64, `δ = φ(x, y_c) - φ(x, y_r)`.
+        differences: (n, d) float32, `δ = φ(x, y_c) - φ(x, y_r)`; 4 n d bytes, in memory or in a file.
         gaps: (n,) float64, `Δ = r(x, y_c) - r(x, y_r)`, raw.
         weights: (d,) float64, w of the last layer; `Δ = w · δ`.
     """
@@ -48,23 +49,43 @@ class PairFeatures(NamedTuple):
     gaps: np.ndarray
     weights: np.ndarray
 
+    def blocks(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """Rows, their differences in float64 and their gaps, so that no more than a block need be held."""
+        for start in range(0, len(self.gaps), BLOCK):
+            rows = slice(start, start + BLOCK)
+            yield rows, self.differences[rows].astype(np.float64), self.gaps[rows]
+
+
+def in_memory(shape: tuple[int, int]) -> np.ndarray:
+    """Room for a table of float32."""
+    return np.empty(shape, dtype=np.float32)
+
 
 def pair_features(
-    scorer: RewardScorer, pairs: Sequence[Comparison], progress: Progress = lambda done, total, unit: None
+    scorer: RewardScorer,
+    pairs: Sequence[Comparison],
+    progress: Progress = lambda done, total, unit: None,
+    room: Callable[[tuple[int, int]], np.ndarray] = in_memory,
 ) -> PairFeatures:
-    """Features of both answers of every pair, one minus the other: 8 n d bytes.
+    """Features of both answers of every pair, one minus the other.
+
+    Args:
+        room: where they are to lie.
 
     Raises:
         UserError: see `score_features`.
     """
-    answers = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
-    features, scores = score_features(scorer, [pair.prompt for pair in pairs for _ in range(2)], answers, progress)
     layer = score_layer(scorer.model)
-    return PairFeatures(
-        (features[::2].astype(np.float64) - features[1::2]),
-        scores[::2] - scores[1::2],
-        layer.weight.detach().squeeze(0).double().cpu().numpy(),
-    )
+    differences, gaps = room((len(pairs), layer.in_features)), np.empty(len(pairs))
+    given = iter(pairs)
+    for start in range(0, len(pairs), BLOCK):
+        block = list(islice(given, BLOCK))
+        answers = [answer for pair in block for answer in pair.answers]
+        features, scores = score_features(scorer, [pair.prompt for pair in block for _ in range(2)], answers)
+        rows = slice(start, start + len(block))
+        differences[rows], gaps[rows] = features[::2] - features[1::2], scores[::2] - scores[1::2]
+        progress(rows.stop, len(pairs), "pairs scored")
+    return PairFeatures(differences, gaps, layer.weight.detach().squeeze(0).double().cpu().numpy())
 
 
 def score_layer(model: PreTrainedModel) -> nn.Linear:

@@ -45,9 +45,12 @@ def influence_scores(
             where="rollout.samples",
             fix="set rollout.samples to at least 2",
         )
+    values = np.full(len(keys), np.nan)
     if not same_prompt:
         slope = np.mean(list(slopes.values()), axis=0)
-        return scored(gradient_agreement(pairs.differences, pairs.gaps, slope), ties)
+        for rows, differences, gaps in pairs.blocks():
+            values[rows] = gradient_agreement(differences, gaps, slope)
+        return scored(values, ties)
     asked = np.array([key in slopes for key in keys])
     if not asked.any():
         raise UserError(
@@ -55,8 +58,8 @@ def influence_scores(
             where="selection.compare_with=same_prompt",
             fix="set rollout.prompts=0 (all prompts), or selection.compare_with=all_rollouts",
         )
-    values = np.full(len(keys), np.nan)
-    own = np.array([slopes[key] for key in keys if key in slopes])
-    values[asked] = gradient_agreement(pairs.differences[asked], pairs.gaps[asked], own)
+    unknown = np.full(len(pairs.weights), np.nan)
+    for rows, differences, gaps in pairs.blocks():
+        values[rows] = gradient_agreement(differences, gaps, np.array([slopes.get(key, unknown) for key in keys[rows]]))
     why = f"of {len(keys)} are candidates ({int((~asked).sum())} without two rollouts to their prompt)"
     return scored(values, ties, why=why)

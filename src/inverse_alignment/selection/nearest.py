@@ -65,13 +65,14 @@ def embedded(texts: Sequence[str], embed: Embed, most_bytes: int, folder: Path |
     for block in blocks(texts, str):
         vectors = embed(block)
         if found is None:
-            found = _room((len(texts), vectors.shape[1]), most_bytes, folder)
+            found = room((len(texts), vectors.shape[1]), most_bytes, folder)
         found[done : done + len(block)] = vectors
         done += len(block)
     return embed([]) if found is None else found
 
 
-def _room(shape: tuple[int, int], most_bytes: int, folder: Path | None) -> np.ndarray:
+def room(shape: tuple[int, int], most_bytes: int, folder: Path | None, name: str = "vectors") -> np.ndarray:
+    """Room for a table of float32, in memory or, where it takes more than that, in a file of a folder."""
     if folder is None or 4 * shape[0] * shape[1] <= most_bytes:
         return np.empty(shape, dtype=np.float32)
-    return np.lib.format.open_memmap(folder / "vectors.npy", mode="w+", dtype=np.float32, shape=shape)
+    return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.float32, shape=shape)

@@ -18,8 +18,10 @@ def laplace_scores(pairs: PairFeatures, prior: float, ties: np.ndarray) -> PairS
     Args:
         prior: precision of the Gaussian prior on each weight.
     """
-    precision = pair_curvature(pairs.differences, pairs.gaps, np.ones(len(pairs.gaps)), prior)
-    return scored(gap_variance(pairs.differences, precision), ties)
+    precision = prior * np.eye(len(pairs.weights))
+    for _, differences, gaps in pairs.blocks():
+        precision += pair_curvature(differences, gaps, np.ones(len(gaps)), 0.0)
+    return scored(np.concatenate([gap_variance(block, precision) for _, block, _ in pairs.blocks()]), ties)
 
 
 def ensemble_scores(pairs: PairFeatures, prior: float, members: int, seed: int, ties: np.ndarray) -> PairScores:
@@ -28,17 +30,19 @@ def ensemble_scores(pairs: PairFeatures, prior: float, members: int, seed: int, 
     Each is anchored at a draw of its own from the prior around the reward model's last layer (arXiv 1810.05546). In
     directions that no pair shows they differ by the prior, as Laplace's posterior does; without anchors they would
     agree there, and call sure what nobody has seen. Where the log-likelihood is quadratic, both posteriors are equal.
+    Every fit goes through the pool several times: all features are held in memory, in float64.
 
     Args:
         prior: precision of the Gaussian prior on each weight.
         members: of the ensemble.
         seed: of resamples and anchors.
     """
-    count, width = pairs.differences.shape
+    differences = pairs.differences.astype(np.float64)
+    count, width = differences.shape
     gaps = np.empty((members, count))
     for member in range(members):
         generator = np.random.Generator(np.random.Philox(key=derive_seed("member", seed, member)))
         drawn = np.bincount(generator.integers(count, size=count), minlength=count).astype(np.float64)
         anchor = pairs.weights + generator.normal(size=width) / np.sqrt(prior)
-        gaps[member] = pairs.differences @ fit_linear_reward(pairs.differences, drawn, prior, anchor)
+        gaps[member] = differences @ fit_linear_reward(differences, drawn, prior, anchor)
     return scored(gaps.var(0, ddof=1), ties)

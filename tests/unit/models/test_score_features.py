@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.models.reward_scores import RewardScorer
 from inverse_alignment.models.score_features import pair_features, score_features, score_layer
+from inverse_alignment.selection.nearest import room
 from tests.unit.models import tiny
 
 ANSWERS = ["yes", "the cat sat on the mat because it was warm", "", "no"]
@@ -51,7 +54,21 @@ def test_of_pairs_the_difference_alone_matters(model):
     prompts = [pair.prompt for pair in pairs]
     gaps = asked(prompts, ["a cat"] * 3) - asked(prompts, ["a dog sat"] * 3)
     np.testing.assert_allclose(found.gaps, gaps, rtol=1e-4, atol=1e-6)
-    assert found.differences.dtype == np.float64 and np.ptp(found.gaps) > 0
+    assert found.differences.dtype == np.float32 and np.ptp(found.gaps) > 0
+
+
+def test_pairs_in_blocks_and_in_a_file_are_the_same(monkeypatch, tmp_path):
+    pairs = [tiny.pair(prompt, "a cat", f"a dog sat {n}", n) for n, prompt in enumerate(("hi", "the end", "a dog?"))]
+    whole = pair_features(scorer(), pairs)
+    told = []
+    monkeypatch.setattr("inverse_alignment.models.score_features.BLOCK", 2)
+    in_file = partial(room, most_bytes=8, folder=tmp_path, name="features")
+    parts = pair_features(scorer(), pairs, lambda *said: told.append(said), in_file)
+    assert isinstance(parts.differences, np.memmap) and (tmp_path / "features.npy").exists()
+    np.testing.assert_allclose(parts.differences, whole.differences, rtol=1e-4, atol=1e-6)
+    assert told == [(2, 3, "pairs scored"), (3, 3, "pairs scored")]
+    assert [(rows.start, len(gaps)) for rows, _, gaps in parts.blocks()] == [(0, 2), (2, 1)]
+    np.testing.assert_array_equal(np.concatenate([block for _, block, _ in parts.blocks()]), parts.differences)
 
 
 def test_order_batches_and_blocks_change_nothing(monkeypatch):

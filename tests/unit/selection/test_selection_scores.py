@@ -83,6 +83,22 @@ def test_what_no_pair_has_shown_is_most_uncertain_to_both():
     assert laplace_scores(lone, 1.0, np.arange(301)).values[300] == pytest.approx(0.8)  # 1 / (1 + ¼)
 
 
+def test_blocks_change_nothing(monkeypatch):
+    pairs, ties, keys = table(), np.arange(80), ["p", "q"] * 40
+
+    def found():
+        return [
+            laplace_scores(pairs, 1.0, ties).values,
+            influence_scores(pairs, keys, rollouts(), KEYS, False, ties).values,
+            influence_scores(pairs, keys, rollouts(), KEYS, True, ties).values,
+        ]
+
+    whole = found()
+    monkeypatch.setattr("inverse_alignment.models.score_features.BLOCK", 7)
+    for one, other in zip(whole, found(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10)
+
+
 def test_an_ensemble_depends_on_its_seed_alone():
     pairs, ties = table(), np.arange(80)
     first = ensemble_scores(pairs, 1.0, 3, 1, ties).values
