@@ -15,8 +15,8 @@ def relative_log_ratio(log_probs: np.ndarray, ref_log_probs: np.ndarray, relativ
     """`l~ = log π - log(a π + (1-a) π_ref) = -log(a + (1-a) π_ref / π)`, (n,) nats, at most `-log a`.
 
     With a = 0 this is the plain log-ratio `log π - log π_ref`; a > 0 bounds it from above (the relative density ratio
-    of Yamada et al., arXiv 1106.4729, eq. 2, as OCRM uses it: arXiv 2507.15507 and its released code, there with
-    exponentials that underflow).
+    of Yamada et al., arXiv 1106.4729, as OCRM uses it: arXiv 2507.15507 and its released code, there with exponentials
+    that underflow).
 
     Args:
         log_probs: (n,) log-probabilities of answers under the policy.
@@ -46,7 +46,7 @@ def pair_log_weights(chosen: np.ndarray, rejected: np.ndarray, temper: float) ->
 
 
 def likelihood_log_weights(chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray:
-    """`log w = min(0, log π(y_c)/|y_c| + log π(y_r)/|y_r|)`, (n,): WPO's weight (arXiv 2406.11827, eq. 4 and code).
+    """`log w = min(0, log π(y_c)/|y_c| + log π(y_r)/|y_r|)`, (n,): WPO's weight (arXiv 2406.11827, as released).
 
     Args:
         chosen: (n,) mean log-probability per token of the chosen answers.

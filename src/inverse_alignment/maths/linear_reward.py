@@ -46,8 +46,8 @@ def fit_linear_reward(differences: np.ndarray, weights: np.ndarray, prior: float
 def pair_curvature(differences: np.ndarray, gaps: np.ndarray, weights: np.ndarray, prior: float) -> np.ndarray:
     """`H = Σ c_i p_i (1-p_i) δ_i δ_iᵀ + λ I` with `p = σ(Δ)`, (d, d): the precision of the Laplace approximation.
 
-    Source: the Gauss-Newton matrix of arXiv 2402.13210, sec. 3, for the last layer and the pair's likelihood, where it
-    is the Hessian.
+    Source: the Gauss-Newton matrix of arXiv 2402.13210, for the last layer and the pair's likelihood: there it is the
+    Hessian.
 
     Args:
         differences: (n, d) δ.
