@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from inverse_alignment.stages.registry import STAGES
+
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "transformers", "trl", "datasets", "sklearn", "sentence_transformers", "prefect", "mlflow", "dvc")
 LOADED = "import sys; from {} import *; print([name for name in sys.argv[1:] if name in sys.modules])"
@@ -51,9 +53,7 @@ def test_every_folder_of_modules_is_a_package():
 
 def test_no_stage_module_loads_torch_until_it_builds():
     """The drivers import stage modules for their configuration; that must stay light."""
-    modules = sorted(
-        path.stem for path in (ROOT / "src/inverse_alignment/stages").glob("*.py") if path.stem != "__init__"
-    )
-    code = f"import sys, importlib\nfor m in {modules!r}: importlib.import_module('inverse_alignment.stages.' + m)\n"
+    modules = sorted(spec.module for spec in STAGES.values())
+    code = f"import sys, importlib\nfor m in {modules!r}: importlib.import_module(m)\n"
     done = run(sys.executable, "-c", code + "print('torch' in sys.modules)", env={**os.environ})
     assert done.stdout == "False\n", done.stderr
