@@ -6,6 +6,8 @@ nodes of a cluster need this project installed, and see policies and encoders un
 
 from __future__ import annotations
 
+import importlib
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -16,6 +18,7 @@ from tasks.threads import limited
 
 T = TypeVar("T")
 R = TypeVar("R")
+ANSWER_SECONDS = 5.0
 AHEAD = 2
 """Items that each worker is given before the first of them is done."""
 
@@ -73,7 +76,7 @@ def connected(workers: RayWorkers) -> Any:
     """
     where = "runtime.selection_workers"
     try:
-        import ray
+        ray: Any = importlib.import_module("ray")
     except ImportError as error:
         raise UserError(
             "Ray is not installed",
@@ -82,10 +85,11 @@ def connected(workers: RayWorkers) -> Any:
         ) from error
     if not ray.is_initialized():
         here = workers.address == "local"
-        more = {"num_cpus": workers.workers, "include_dashboard": False} if here else {}
+        more: dict[str, Any] = {"num_cpus": workers.workers, "include_dashboard": False} if here else {}
         try:
+            _knock(workers.address)
             ray.init(address=workers.address, log_to_driver=False, logging_level="ERROR", **more)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"no Ray cluster answers: {error}", where=f"{where}.address", fix="start it, or set address to local"
             ) from error
@@ -98,6 +102,17 @@ def connected(workers: RayWorkers) -> Any:
                 fix="ask for fewer workers, or for a smaller share of a GPU",
             )
     return ray
+
+
+def _knock(address: str) -> None:
+    """Whether anybody listens at host:port; Ray itself would wait for minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
 
 
 def _result(ray: Any, reference: Any) -> Any:

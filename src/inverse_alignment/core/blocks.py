@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -35,6 +36,17 @@ def blocks(rows: Iterable[T], text: Callable[[T], str], mean: int = MEAN, most: 
             block = []
     if block:
         yield block
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """The items in order, each made in a thread while the one before it is used."""
+    end = object()
+    with ThreadPoolExecutor(1) as thread:
+        making = iter(items)
+        coming: Future[Any] = thread.submit(next, making, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, making, end)
+            yield item
 
 
 def digest(texts: Iterable[str]) -> str:

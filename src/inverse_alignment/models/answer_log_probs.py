@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,13 +14,12 @@ import torch
 from transformers import PreTrainedModel
 
 from inverse_alignment.core.batches import Sequences, length_groups
-from inverse_alignment.core.blocks import blocks, digest, in_order
+from inverse_alignment.core.blocks import ahead, blocks, digest, in_order
 from inverse_alignment.core.protocols import Cache, Spread
 from inverse_alignment.core.records import Prompt
 from inverse_alignment.models.loading import load_policy, pick_device, place
 from inverse_alignment.models.log_probs import Head, token_log_probs
 from inverse_alignment.text.render import encode_written
-from inverse_alignment.text.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,6 +62,20 @@ class Reading:
     first_tokens: int = 0
 
 
+class Encoded(NamedTuple):
+    """A block of answers, ready to be read.
+
+    Attributes:
+        ids: of each prompt and its answer.
+        pad_token: what fills a batch.
+        tokens: padded tokens read at once.
+    """
+
+    ids: list[tuple[list[int], list[int]]]
+    pad_token: int
+    tokens: int
+
+
 def answer_log_probs(
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -87,79 +101,128 @@ def answer_log_probs(
     """
     head, reading = Head(policy), Reading(context, tokens, first_tokens)
     asked = zip(prompts, answers, strict=True)
-    return log_probs_by(lambda some: read(head, tokenizer, some, reading), asked, len(answers), progress)
+    return log_probs_by(partial(read, head), tokenizer, asked, len(answers), reading, progress)
 
 
 def log_probs_by(
-    score: Callable[[list[Asked]], LogProbs],
+    score: Callable[[Encoded], LogProbs],
+    tokenizer: PreTrainedTokenizerBase,
     asked: Iterable[Asked],
     total: int,
+    reading: Reading,
     progress: Progress = lambda done, total, unit: None,
     spread: Spread = in_order,
+    kept: Kept | None = None,
 ) -> LogProbs:
     """The same by anyone who scores a block of answers, wherever: the blocks are a matter of the answers alone.
 
     Args:
-        asked: as many as `total` says; no more than a block is held.
+        asked: as many as `total` says. A few blocks are held, and the next one is encoded while one is scored.
+        kept: what is known already of some blocks.
     """
     sums, counts, done = np.empty(total), np.empty(total, dtype=np.int64), 0
-    for found in spread(score, blocks(asked, lambda one: one[1], MEAN, MOST)):
+    for found in _remembered(score, tokenizer, asked, reading, spread, kept or Kept()):
         rows = slice(done, done := done + len(found.sums))
         sums[rows], counts[rows] = found
         progress(done, total, "answers scored")
     return LogProbs(sums, counts)
 
 
-@dataclass
-class PolicyScorer:
-    """Scores blocks of answers by the policy in a folder, which is loaded for the first block that is not known.
+@dataclass(frozen=True)
+class Kept:
+    """Blocks that were scored before.
 
     Attributes:
-        device: see `pick_device`.
-        space: digest of everything that decides the numbers besides the block: policy, reading, device, versions.
+        space: digest of everything that decides the numbers besides a block: policy, reading, device, versions.
     """
 
-    folder: Path
-    device: str
-    reading: Reading
-    cache: Cache
-    space: str
+    cache: Cache | None = None
+    space: str = ""
 
-    def __call__(self, asked: list[Asked]) -> LogProbs:
-        """Log-probabilities of one block."""
-        unit = digest(text for prompt, answer in asked for text in (prompt.key, answer))
-        kept = self.cache.get(self.space, unit)
-        if kept is not None:
-            return LogProbs(kept["sums"], kept["counts"])
-        found = read(*self._loaded, asked, self.reading)
-        self.cache.put(self.space, unit, found._asdict())
-        return found
+    def get(self, unit: str) -> LogProbs | None:
+        """What is known of a block."""
+        found = self.cache.get(self.space, unit) if self.cache else None
+        return None if found is None else LogProbs(found["sums"], found["counts"])
 
-    @cached_property
-    def _loaded(self) -> tuple[Head, PreTrainedTokenizerBase]:
-        policy = place(load_policy(self.folder), pick_device(self.device)).eval()
-        return Head(policy), load_tokenizer(self.folder).tokenizer
-
-    def __getstate__(self) -> dict[str, Any]:  # another process loads its own
-        return {name: value for name, value in vars(self).items() if name != "_loaded"}
+    def put(self, unit: str, found: LogProbs) -> None:
+        """Keep what was found."""
+        if self.cache:
+            self.cache.put(self.space, unit, found._asdict())
 
 
-@torch.no_grad()
-def read(head: Head, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Asked], reading: Reading) -> LogProbs:
-    """Log-probabilities of answers, read in batches of like length.
+def _remembered(
+    score: Callable[[Encoded], LogProbs],
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Iterable[Asked],
+    reading: Reading,
+    spread: Spread,
+    kept: Kept,
+) -> Iterator[LogProbs]:
+    """Each block as it is known, or as it is scored; in order."""
+    waiting: deque[tuple[str, LogProbs | None]] = deque()
+
+    def unknown() -> Iterator[Encoded]:
+        for block in blocks(asked, lambda one: one[1], MEAN, MOST):
+            unit = digest(text for prompt, answer in block for text in (prompt.key, answer))
+            known = kept.get(unit)
+            waiting.append((unit, known))
+            if known is None:
+                yield encoded(tokenizer, block, reading)
+
+    for found in spread(score, ahead(unknown())):
+        unit, known = waiting.popleft()
+        while known is not None:
+            yield known
+            unit, known = waiting.popleft()
+        kept.put(unit, found)
+        yield found
+    yield from (known for _, known in waiting if known is not None)
+
+
+def encoded(tokenizer: PreTrainedTokenizerBase, asked: Sequence[Asked], reading: Reading) -> Encoded:
+    """Prompts and answers as ids, of each answer as many as count.
 
     Raises:
         UserError: see `text.render.encode_prompt`.
     """
-    prompts, answers = zip(*asked, strict=True)
+    prompts, answers = [prompt for prompt, _ in asked], [answer for _, answer in asked]
     written = encode_written(tokenizer, prompts, answers, reading.context)
-    if reading.first_tokens:
-        written = [(prompt, answer[: reading.first_tokens]) for prompt, answer in written]
-    counts = np.array([len(answer) for _, answer in written], dtype=np.int64)
-    sums = np.empty(len(written))
-    lengths = [len(prompt) + len(answer) - 1 for prompt, answer in written]  # nobody reads after the last token
-    for group in length_groups(lengths, reading.tokens):
-        sequences = _sequences([written[row] for row in group], tokenizer.pad_token_id, head.policy.device)
+    first = reading.first_tokens or reading.context
+    ids = [(prompt, answer[:first]) for prompt, answer in written]
+    return Encoded(ids, tokenizer.pad_token_id, reading.tokens)
+
+
+@dataclass
+class PolicyScorer:
+    """Scores blocks of answers by the policy in a folder, which is loaded for the first block that comes.
+
+    Attributes:
+        device: see `pick_device`.
+    """
+
+    folder: Path
+    device: str
+
+    def __call__(self, block: Encoded) -> LogProbs:
+        """Log-probabilities of one block."""
+        return read(self._head, block)
+
+    @cached_property
+    def _head(self) -> Head:
+        return Head(place(load_policy(self.folder), pick_device(self.device)).eval())
+
+    def __reduce__(self) -> tuple[Any, ...]:  # another process loads its own
+        return PolicyScorer, (self.folder, self.device)
+
+
+@torch.no_grad()
+def read(head: Head, block: Encoded) -> LogProbs:
+    """Log-probabilities of answers, read in batches of like length."""
+    counts = np.array([len(answer) for _, answer in block.ids], dtype=np.int64)
+    sums = np.empty(len(counts))
+    lengths = [len(prompt) + len(answer) - 1 for prompt, answer in block.ids]  # nobody reads after the last token
+    for group in length_groups(lengths, block.tokens):
+        sequences = _sequences([block.ids[row] for row in group], block.pad_token, head.policy.device)
         found = token_log_probs(head, head.states(sequences), sequences.targets, 1.0).double().cpu().numpy()
         ends = np.cumsum(counts[group])
         sums[group] = np.add.reduceat(found, ends - counts[group])

@@ -18,6 +18,8 @@ from inverse_alignment.models.adapters import POLICY, using
 
 HEAD_NUMBERS = 2**24
 """Logits that exist at one time: 64 MiB in float32."""
+CACHED_NUMBERS = 2**20
+"""The same on a CPU where nobody learns from them: what its caches hold is read twice as fast."""
 LOOK_TOKENS = 16_384
 """Padded tokens that are read at once where nobody says otherwise."""
 
@@ -105,7 +107,8 @@ def token_log_probs(head: Head, states: Tensor, targets: Tensor, temperature: fl
     def of(part: Tensor, target: Tensor) -> Tensor:
         return chosen_log_probs(head.logits(part, temperature), target)
 
-    rows = max(1, HEAD_NUMBERS // vocabulary)
+    cached = states.device.type == "cpu" and not torch.is_grad_enabled()
+    rows = max(1, (CACHED_NUMBERS if cached else HEAD_NUMBERS) // vocabulary)
     parts = zip(states.split(rows), targets.split(rows), strict=True)
     return torch.cat([of(*part) if keep else checkpoint(of, *part, use_reentrant=False) for part in parts])
 

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from inverse_alignment.core.artifact import canonical_json, sha256_file, sha256_text
-from inverse_alignment.core.context import Forgetful, StageContext
+from inverse_alignment.core.context import StageContext
 from inverse_alignment.core.fingerprint import code_digest, versions
 from inverse_alignment.core.protocols import Embed
 from inverse_alignment.core.records import Rollout, read_jsonl
 from inverse_alignment.core.seeding import derive_seed
 from inverse_alignment.data.pool import Pool, open_split
 from inverse_alignment.embedding.settings import EncoderConfig
-from inverse_alignment.models.answer_log_probs import LogProbs, PolicyScorer, Reading, log_probs_by
+from inverse_alignment.models.answer_log_probs import Kept, LogProbs, PolicyScorer, Reading, log_probs_by
 from inverse_alignment.models.loading import pick_device
 from inverse_alignment.models.reward_scores import RewardScorer, load_calibrated
 from inverse_alignment.models.score_features import PairFeatures, Scored, pair_features, score_features
 from inverse_alignment.selection.keep import tie_order
 from inverse_alignment.selection.likelihood import PairLogProbs
+from inverse_alignment.selection.nearest import room
 from inverse_alignment.stages.encoders import encoder
+from inverse_alignment.text.tokenizers import load_tokenizer
 
 
 class PolicyView:
@@ -78,7 +80,9 @@ class PolicyView:
     @cached_property
     def pair_features(self) -> PairFeatures:
         """What the reward model makes of every pair."""
-        return pair_features(self._scorer, self.pool, self.context.report.progress)
+        most, folder = self.context.runtime.selection_mib * 2**20, self.context.partial
+        place = partial(room, most_bytes=most, folder=folder, name="features")
+        return pair_features(self._scorer, self.pool, self.context.report.progress, place)
 
     @cached_property
     def rollout_features(self) -> Scored:
@@ -97,10 +101,17 @@ class PolicyView:
             return self.log_probs("policy", first_tokens)
         assert self._policy_tokens is not None  # whoever asks for a policy says how much it reads
         reading = Reading(self._policy_tokens, runtime.scoring_rows * self._policy_tokens, first_tokens)
-        cache = self.context.cache if who in self.context.digests else Forgetful()
-        scorer = PolicyScorer(folder, runtime.device, reading, cache, self._space(who, reading))
         asked = ((pair.prompt, answer) for pair in self.pool for answer in pair.answers)
-        found = log_probs_by(scorer, asked, 2 * len(self.pool), self.context.report.progress, self.context.spread)
+        found = log_probs_by(
+            PolicyScorer(folder, runtime.device),
+            load_tokenizer(folder).tokenizer,
+            asked,
+            2 * len(self.pool),
+            reading,
+            self.context.report.progress,
+            self.context.spread,
+            Kept(self.context.cache, self._space(who, reading)) if who in self.context.digests else None,
+        )
         return PairLogProbs(*(LogProbs(found.sums[side::2], found.counts[side::2]) for side in (0, 1)))
 
     def _space(self, who: str, reading: Reading) -> str:
@@ -111,7 +122,7 @@ class PolicyView:
                 {
                     "code": code_digest("inverse_alignment.models.answer_log_probs"),
                     "versions": versions(("torch", "transformers", "tokenizers")),
-                    "policy": self.context.digests.get(who, ""),
+                    "policy": self.context.digests[who],
                     "reading": asdict(reading),
                     "device": pick_device(runtime.device).type,
                     "threads": runtime.threads,

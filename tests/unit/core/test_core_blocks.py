@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inverse_alignment.core.blocks import blocks, digest, in_order
+from inverse_alignment.core.blocks import ahead, blocks, digest, in_order
 
 TEXTS = st.lists(st.text(max_size=3), max_size=60)
 
@@ -52,3 +53,29 @@ def test_a_digest_knows_where_texts_end(one, other):
 
 def test_in_order_is_lazy():
     assert next(iter(in_order(lambda x: 1 / x, [2, 0]))) == 0.5
+
+
+@given(st.lists(st.integers(), max_size=8))
+def test_items_made_ahead_are_the_items(items):
+    assert list(ahead(iter(items))) == items
+
+
+def test_one_item_is_made_ahead_and_an_error_comes_in_its_place():
+    made = []
+
+    def items():
+        for i in range(5):
+            made.append(i)
+            if i == 3:
+                raise ValueError("at three")
+            yield i
+
+    coming = ahead(items())
+    assert next(coming) == 0
+    coming.close()  # whoever stops early waits for the one that is being made
+    assert made == [0, 1]
+    made.clear()
+    got = []
+    with pytest.raises(ValueError, match="at three"):
+        got.extend(ahead(items()))
+    assert got == [0, 1, 2]

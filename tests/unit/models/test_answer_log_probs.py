@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from inverse_alignment.core.cache import DiskCache
 from inverse_alignment.core.records import Prompt
 from inverse_alignment.generation.answers import Answer
 from inverse_alignment.generation.rollouts import ask, judge
-from inverse_alignment.models.answer_log_probs import PolicyScorer, Reading, answer_log_probs, log_probs_by, read
+from inverse_alignment.models.answer_log_probs import Kept, PolicyScorer, Reading, answer_log_probs, log_probs_by, read
 from inverse_alignment.models.log_probs import Head
 from inverse_alignment.text.render import (
     encode_full,
@@ -134,43 +135,60 @@ READING = Reading(CONTEXT, 4096)
 ASKED = list(zip(PROMPTS, ANSWERS, strict=True))
 
 
+def by(score, asked=ASKED, **more):
+    return log_probs_by(score, tiny.tokenizer(), asked, len(asked), READING, **more)
+
+
 def test_what_is_known_is_not_asked_again_and_the_policy_stays_away(tmp_path, monkeypatch):
     folder = tiny.saved(tiny.policy(scale=3.0), tmp_path / "policy")
-    scorer = PolicyScorer(folder, "cpu", READING, DiskCache(tmp_path / "cache", 10**9), "s" * 64)
-    first = log_probs_by(scorer, ASKED, len(ASKED))
+    kept = Kept(DiskCache(tmp_path / "cache", 10**9), "s" * 64)
+    first = by(PolicyScorer(folder, "cpu"), kept=kept)
     np.testing.assert_array_equal(first.sums, scored(tiny.policy(scale=3.0)).sums)
-    monkeypatch.setattr("inverse_alignment.models.answer_log_probs.load_policy", None)
-    again = PolicyScorer(folder, "cpu", READING, DiskCache(tmp_path / "cache", 10**9), "s" * 64)
-    second = log_probs_by(again, ASKED, len(ASKED))
+    second = by(lambda block: 1 / 0, kept=kept)
     np.testing.assert_array_equal(second.sums, first.sums)
     np.testing.assert_array_equal(second.counts, first.counts)
-    with pytest.raises(TypeError):  # another prompt to the same answers is not known
-        log_probs_by(again, zip(PROMPTS[::-1], ANSWERS, strict=True), len(ASKED))
+    with pytest.raises(ZeroDivisionError):  # another prompt to the same answers is not known
+        by(lambda block: 1 / 0, list(zip(PROMPTS[::-1], ANSWERS, strict=True)), kept=kept)
+    with pytest.raises(ZeroDivisionError):  # nor is another policy
+        by(lambda block: 1 / 0, kept=Kept(kept.cache, "t" * 64))
+
+
+def test_known_and_unknown_blocks_come_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr("inverse_alignment.models.answer_log_probs.MOST", 1)
+    head, kept = Head(tiny.policy(scale=3.0)), Kept(DiskCache(tmp_path, 10**9), "s" * 64)
+    by(partial(read, head), ASKED[1:3], kept=kept)
+    asked_for = []
+
+    def score(block):
+        asked_for.extend(block.ids)
+        return read(head, block)
+
+    found = by(score, kept=kept)
+    assert len(asked_for) == len(ASKED) - 2
+    np.testing.assert_array_equal(found.sums, by(partial(read, head)).sums)
 
 
 def test_a_scorer_travels_without_its_policy(tmp_path):
     folder = tiny.saved(tiny.policy(scale=3.0), tmp_path / "policy")
-    scorer = PolicyScorer(folder, "cpu", READING, DiskCache(tmp_path / "cache", 0), "s" * 64)
-    here = scorer(ASKED)
+    scorer = PolicyScorer(folder, "cpu")
+    here = by(scorer)
     bytes_of = pickle.dumps(scorer)
     assert len(bytes_of) < 2000
-    np.testing.assert_array_equal(pickle.loads(bytes_of)(ASKED).sums, here.sums)
+    np.testing.assert_array_equal(by(pickle.loads(bytes_of)).sums, here.sums)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_who_scores_a_block_does_not_matter(workers, monkeypatch):
     monkeypatch.setattr("inverse_alignment.models.answer_log_probs.MOST", 4)
     many = [(prompt, f"{text} {i}") for i in range(5) for prompt, text in ASKED]
-    head, tokens = Head(tiny.policy(scale=3.0)), tiny.tokenizer()
+    work = partial(read, Head(tiny.policy(scale=3.0)))
 
     def apart(work, items):
         items = list(items)
         shards = [[(i, work(item)) for i, item in enumerate(items) if i % workers == w] for w in range(workers)]
         return (found for _, found in sorted((pair for shard in shards for pair in shard), key=lambda pair: pair[0]))
 
-    found = log_probs_by(lambda some: read(head, tokens, some, READING), many, len(many), spread=apart)
-    whole = log_probs_by(lambda some: read(head, tokens, some, READING), many, len(many))
-    np.testing.assert_array_equal(found.sums, whole.sums)
+    np.testing.assert_array_equal(by(work, many, spread=apart).sums, by(work, many).sums)
 
 
 def test_another_policy_says_something_else():

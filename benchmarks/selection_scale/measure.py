@@ -1,0 +1,116 @@
+"""Shard by shard: our whole selection, and the bare product of the same matrices; one process, the same threads."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.selection_scale.pool import RowEncoder, VectorPool, policy_vectors, texts
+from inverse_alignment.selection.keep import keep_top
+from inverse_alignment.selection.similarity import PairSimilarity, pair_similarity, similarity_scores
+
+BARE_ROWS = (512, 1024, 2048, 4096)
+"""Rows of a product that the bare one may choose from: it takes its fastest."""
+KEPT = 2000
+
+
+@dataclass(frozen=True)
+class Texts(Sequence[str]):
+    """The texts of one side of some pairs, made as they are asked for."""
+
+    rows: range
+    side: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return texts(self.rows, self.side)
+
+    def __getitem__(self, at: Any) -> Any:
+        raise AssertionError("a selection reads in order")
+
+
+def ours(pool: VectorPool, rows: range, samples: int) -> PairSimilarity:
+    """What the stage calls: texts to vectors, blocks, largest products, likeness of both answers."""
+    embed = _Both(RowEncoder(pool), policy_vectors(samples))
+    names = [f"policy {i}" for i in range(samples)]
+    return pair_similarity(Texts(rows, 0), Texts(rows, 1), Texts(rows, 0), names, names, embed, same_prompt=False)
+
+
+class _Both:
+    name = "both"
+
+    def __init__(self, pool: RowEncoder, policy: np.ndarray) -> None:
+        self._pool, self._policy = pool, policy
+
+    def __call__(self, asked: Sequence[str]) -> np.ndarray:
+        if asked and asked[0].startswith("policy"):
+            return self._policy[[int(text.split()[1]) for text in asked]]
+        return self._pool(asked)
+
+
+def bare(pool: VectorPool, number: int, others: np.ndarray, rows: int) -> None:
+    """Both answers of every pair times all policy answers, in chunks; nothing is kept of it."""
+    out = np.empty((rows, len(others)), dtype=np.float32)
+    for vectors in pool.shard(number):
+        for start in range(0, len(vectors), rows):
+            chunk = vectors[start : start + rows]
+            np.matmul(chunk, others.T, out=out[: len(chunk)])
+
+
+def compare(pool: VectorPool, samples: int) -> dict[str, Any]:
+    """Alternate between both, shard after shard; then select from all of it."""
+    others = policy_vectors(samples)
+    chunk = fastest(pool, others)
+    parts, products, selections = [], [], []
+    for number, rows in enumerate(pool.shards):
+        turns: dict[str, Callable[[], Any]] = {
+            "bare": lambda number=number: bare(pool, number, others, chunk),
+            "ours": lambda rows=rows: ours(pool, rows, samples),
+        }
+        seconds, found = {}, {}
+        for name in sorted(turns, reverse=number % 2 == 0):
+            began = time.perf_counter()
+            found[name] = turns[name]()
+            seconds[name] = time.perf_counter() - began
+        parts.append(found["ours"])
+        products.append(seconds["bare"])
+        selections.append(seconds["ours"])
+    began = time.perf_counter()
+    whole = PairSimilarity(*(np.concatenate(column) for column in zip(*map(_columns, parts), strict=True)))
+    kept = keep_top(similarity_scores(whole, "pair_min", 0.95), KEPT, "selection.keep")
+    end = time.perf_counter() - began
+    share = [of + end * of / sum(selections) for of in selections]  # the last step, shared out over the shards
+    return {
+        "time_ratio": statistics.median(mine / product for mine, product in zip(share, products, strict=True)),
+        "seconds_selection": sum(share),
+        "seconds_product": sum(products),
+        "pairs_per_second": pool.pairs / sum(share),
+        "gflops_product": 4 * pool.pairs * samples * others.shape[1] / sum(products) / 1e9,
+        "bare_chunk_rows": chunk,
+        "kept": len(kept),
+        "ratios": [mine / product for mine, product in zip(share, products, strict=True)],
+    }
+
+
+def fastest(pool: VectorPool, others: np.ndarray) -> int:
+    """The chunk with which the bare product is fastest on the first shard."""
+    seconds: dict[int, list[float]] = {rows: [] for rows in BARE_ROWS}
+    vectors = pool.shard(0)[0, :8192]
+    for _ in range(3):
+        for rows in BARE_ROWS:
+            began = time.perf_counter()
+            for start in range(0, len(vectors), rows):
+                vectors[start : start + rows] @ others.T
+            seconds[rows].append(time.perf_counter() - began)
+    return min(BARE_ROWS, key=lambda rows: min(seconds[rows]))
+
+
+def _columns(found: PairSimilarity) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return found.chosen, found.rejected, found.between

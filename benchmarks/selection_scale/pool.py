@@ -1,0 +1,101 @@
+"""A pool of pairs that are vectors: written in shards, mapped into memory one shard at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from inverse_alignment.core.seeding import derive_seed
+
+ROWS = 50_000
+"""Pairs of a shard: 150 MB with 384 dimensions."""
+DIMENSIONS = 384
+AT_ONCE = 10_000
+TABLE = 2**16
+"""Distinct random rows; a vector is the sum of two of them, so that making a million is not the benchmark."""
+
+
+class VectorPool:
+    """Unit vectors of the answers of many pairs: chosen and rejected, (2, rows, d) float32 in each shard.
+
+    Args:
+        folder: where the shards are.
+    """
+
+    def __init__(self, folder: Path, pairs: int) -> None:
+        self.folder, self.pairs = folder, pairs
+
+    @property
+    def shards(self) -> list[range]:
+        """The rows of each shard."""
+        return [range(start, min(start + ROWS, self.pairs)) for start in range(0, self.pairs, ROWS)]
+
+    def write(self) -> None:
+        """Make all shards; a vector depends on its row alone."""
+        table = _table()
+        for number, rows in enumerate(self.shards):
+            shape = (2, len(rows), DIMENSIONS)
+            mapped = np.lib.format.open_memmap(self._path(number), mode="w+", dtype=np.float32, shape=shape)
+            for start in range(0, len(rows), AT_ONCE):
+                some = np.array(rows[start : start + AT_ONCE])
+                for side in (0, 1):
+                    mapped[side, start : start + AT_ONCE] = vectors(2 * some + side, table)
+            del mapped
+
+    def shard(self, number: int) -> np.ndarray:
+        """A shard, mapped; its pages are given back with it."""
+        return np.load(self._path(number), mmap_mode="r")
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:04}.npy"
+
+
+class RowEncoder:
+    """`Embed` whose texts are row numbers and a side, `12:0`: it reads their vectors.
+
+    A real encoder costs thousands of times more than what is measured here; its vectors lie in the cache in a second
+    round, and this is what reading them costs.
+    """
+
+    name = "rows"
+
+    def __init__(self, pool: VectorPool) -> None:
+        self._pool = pool
+        self._number, self._mapped = -1, np.empty((2, 0, DIMENSIONS), dtype=np.float32)
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """See `Embed.__call__`; texts of a call come from one shard or from two neighbours."""
+        found = np.empty((len(texts), DIMENSIONS), dtype=np.float32)
+        places = np.array([text.split(":") for text in texts], dtype=np.int64).reshape(-1, 2)
+        shards, rows = places[:, 0] // ROWS, places[:, 0] % ROWS
+        for number in np.unique(shards):
+            if number != self._number:
+                self._number, self._mapped = int(number), self._pool.shard(int(number))
+            at = shards == number
+            found[at] = self._mapped[places[at, 1], rows[at]]
+        return found
+
+
+def policy_vectors(samples: int) -> np.ndarray:
+    """Embedded answers of the policy, (m, d) float32, of a table of their own."""
+    return vectors(np.arange(samples), _table("policy"))
+
+
+def vectors(rows: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Unit vectors (n, d) of row numbers."""
+    first, second = rows % TABLE, (rows // TABLE * 40_503 + rows * 7 + 1) % TABLE
+    found = table[first] + table[second]
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    return found
+
+
+def _table(name: str = "pool") -> np.ndarray:
+    generator = np.random.Generator(np.random.Philox(key=derive_seed("selection scale", name)))
+    return generator.standard_normal((TABLE, DIMENSIONS), dtype=np.float32)
+
+
+def texts(rows: range, side: int) -> Iterator[str]:
+    """The texts that `RowEncoder` knows, as they are asked for."""
+    return (f"{row}:{side}" for row in rows)
