@@ -63,7 +63,7 @@ class Learner:
 
     Attributes:
         sft: the frozen SFT policy, to which the KL is reported; with adapters, the policy without them.
-        reference: what the KL is priced against: `sft` itself, or a copy that moves.
+        reference: what the KL is priced against: `sft` itself, or a copy that moves, now and then or between rounds.
         value: a model with a trunk of its own, or a head on the policy's.
         value_optimizer: of all that only the critic learns.
         step: iterations done since the SFT policy, over all rounds.
@@ -286,9 +286,8 @@ def update(learner: Learner, experience: Experience, config: PpoConfig, seed: in
     }
 
 
-@torch.no_grad()
 def move_reference(learner: Learner, config: PpoConfig) -> None:
-    """Let the reference follow the policy, if it does so after this step: `θ_ref ← (1 - α) θ_ref + α θ`, hard α = 1."""
+    """Let the reference follow the policy, if it does so after this step; hard α = 1."""
     match config.reference:
         case HardReference(every=every):
             alpha = 1.0
@@ -296,9 +295,14 @@ def move_reference(learner: Learner, config: PpoConfig) -> None:
             pass
         case _:
             return
-    if learner.step % every:
-        return
-    if config.lora is None:
+    if learner.step % every == 0:
+        follow(learner, alpha)
+
+
+@torch.no_grad()
+def follow(learner: Learner, alpha: float) -> None:
+    """`θ_ref ← (1 - α) θ_ref + α θ`, in place, of a reference that may move."""
+    if not learner.reference.borrows:
         pairs = zip(learner.reference.model.parameters(), learner.policy.parameters(), strict=True)
     else:
         sets = (adapter_weights(learner.policy, name) for name in (REFERENCE_ADAPTERS, POLICY_ADAPTERS))

@@ -47,6 +47,31 @@ class SoftReference(Section):
     every: int = Field(1, ge=1, description="iterations between two updates")
 
 
+class LastRoundReference(Section):
+    """The KL is priced against the policy as it was when the round began (as in OCRM, arXiv 2507.15507)."""
+
+    type: Literal["last_round"] = "last_round"
+
+
+class ContinueStart(Section):
+    """Each round goes on from the last round's policy, with its optimisers, critic and KL coefficient."""
+
+    type: Literal["continue"] = "continue"
+
+
+class SftStart(Section):
+    """Each round begins at the SFT policy again, with fresh optimisers, critic and KL coefficient."""
+
+    type: Literal["sft"] = "sft"
+
+
+class InterpolateStart(Section):
+    """Each round begins between the two: `θ = (1 - s) θ_sft + s θ_last` (arXiv 2505.18126); all else is fresh."""
+
+    type: Literal["interpolate"] = "interpolate"
+    share: float = Field(0.5, gt=0, lt=1, description="s, how much of the last round's policy enters")
+
+
 class SeparateCritic(Section):
     """A value model with a trunk of its own, which starts as a copy of the policy's."""
 
@@ -79,10 +104,15 @@ class PpoConfig(Section):
     minibatches: int = Field(2, ge=1, description="optimiser steps per pass; divides batch_size")
     learning_rate: float = Field(3e-4, gt=0, description="AdamW on the policy, constant")
     value_learning_rate: float = Field(1e-3, gt=0, description="AdamW on the value model, constant")
+    start: Annotated[ContinueStart | SftStart | InterpolateStart, Field(discriminator="type")] = Field(
+        ContinueStart(), description="which policy a round begins at"
+    )
     kl: Annotated[FixedKl | AdaptiveKl, Field(discriminator="type")] = Field(
         FixedKl(), description="how the KL to the SFT policy is priced"
     )
-    reference: Annotated[FrozenReference | HardReference | SoftReference, Field(discriminator="type")] = Field(
+    reference: Annotated[
+        FrozenReference | HardReference | SoftReference | LastRoundReference, Field(discriminator="type")
+    ] = Field(
         FrozenReference(), description="which policy the KL is priced against; the KL to SFT is reported in any case"
     )
     critic: Annotated[SeparateCritic | SharedCritic, Field(discriminator="type")] = Field(
@@ -111,6 +141,7 @@ class PpoConfig(Section):
     value_warmup_steps: int = Field(
         3,
         ge=0,
-        description="iterations that update only the value model, at the start and after the reward model changed",
+        description="iterations that update only the value model: at the start, after the reward model changed, and in "
+        "every round whose critic is fresh",
     )
     samples_every: int = Field(4, ge=1, description="iterations between two batches of answers kept for the report")

@@ -27,7 +27,8 @@ class PpoStage(Section):
 def build(inputs: Mapping[str, Path], config: PpoStage, context: StageContext) -> dict[str, Any]:
     """Write `policy/`, `state/` (to go on from) and `samples.jsonl` (some answers, for evaluation).
 
-    Killed at any instant, it goes on from its newest whole checkpoint and ends with the same bytes.
+    The round begins where `ppo.start` says. Killed at any instant, it goes on from its newest whole checkpoint and ends
+    with the same bytes.
     """
     import shutil
 
@@ -36,12 +37,15 @@ def build(inputs: Mapping[str, Path], config: PpoStage, context: StageContext) -
     from inverse_alignment.core.parallel import group
     from inverse_alignment.models.loading import load_policy, place, save_model
     from inverse_alignment.optimise.ppo import plain_policy, save_learner
+    from inverse_alignment.optimise.rounds import starting_policy
     from inverse_alignment.text.tokenizers import load_tokenizer
 
     resume = checkpoint.newest(context.partial)
     tokenizer = load_tokenizer(inputs["policy"]).tokenizer
-    where = resume / "policy" if resume else inputs["policy"]
-    policy = load_policy(where if config.ppo.lora is None else inputs["reference"])  # adapters are in the state
+    if resume and config.ppo.lora is None:  # adapters are in the state
+        policy = load_policy(resume / "policy")
+    else:
+        policy = starting_policy(inputs["policy"], inputs["reference"], config.ppo)
     learner, first, reward_digest = _learner(policy, resume, inputs, config, context)
     if group().rank == 0:
         truncate_metrics(context.partial / "metrics.jsonl", learner.step)
@@ -69,6 +73,7 @@ def _learner(
     from inverse_alignment.core.parallel import group
     from inverse_alignment.models.loading import load_policy, pick_device, place
     from inverse_alignment.optimise.ppo import load_learner, new_learner
+    from inverse_alignment.optimise.rounds import begin_round
 
     device = pick_device(context.runtime.device)
     sft = place(load_policy(inputs["reference"]), device)
@@ -80,8 +85,8 @@ def _learner(
         first = int(json.loads((inputs["state"] / "state.json").read_text())["step"])
     if resume:
         load_learner(learner, resume / "state")
-    elif "state" in inputs and load_learner(learner, inputs["state"]) != reward_digest:
-        learner.warmup = config.ppo.value_warmup_steps  # the value model predicts another reward: let it catch up
+    elif "state" in inputs:
+        begin_round(learner, inputs["state"], config.ppo, reward_digest)
     return learner, first, reward_digest
 
 
