@@ -121,7 +121,7 @@ def inverse_alignment(config: PipelineConfig, arm: str, seed: int, start: Start)
     """Refresh the reward model where the policy now is, optimise the policy against it, and again."""
     config = config.for_arm(arm)
     preferences, reference = start.preferences, start.sft.part("policy")
-    policy, reward, state = reference, start.reward, None
+    policy, reward, state, seen = reference, start.reward, None, None
     rounds: list[Round] = []
     for round_ in range(1, config.rounds + 1):
         at = f"{arm}-s{seed}-r{round_}"
@@ -151,13 +151,17 @@ def inverse_alignment(config: PipelineConfig, arm: str, seed: int, start: Start)
                 f"{at}-refresh",
                 config,
                 seed,
+                round_,
                 reward=before,
                 first_reward=start.reward.part("model"),
                 selection=selection,
                 preferences=preferences,
                 rollouts=rollouts,
                 reference_rollouts=start.reference_rollouts,
+                policy=policy,
+                seen=seen,
             )
+            seen = refreshed.part("seen")
         optimised = ppo(
             f"{at}-ppo",
             config,

@@ -177,9 +177,7 @@ def needs(config: PipelineConfig, device: Device) -> list[Need | Unknown]:
     stages["reward_model"] = [_reward(config, "reward_model", rows, _first_dtype(config))]
     if any(_reads_tokens(arm) for arm in arms):
         stages["token_reward"] = [_reward(config, "token_reward", config.token_reward.batch_size, "float32")]
-    stages["refresh"] = [
-        _reward(arm, "refresh", 2 * arm.refresh.batch_size, "float32", beside=True) for arm in refreshing
-    ]
+    stages["refresh"] = [_refresh(arm) for arm in refreshing]
     stages["ppo"] = [_ppo(arm, device) for arm in arms]
     stages["evaluate"] = [_evaluate(config, bool(refreshing))]
     chosen = [_hungriest(found) for found in stages.values() if found]
@@ -258,14 +256,25 @@ def _rollout(config: PipelineConfig, asked: RolloutConfig | EvaluationConfig) ->
     return memory.rollout(model, writing, LOOK_TOKENS, asked.generation.type != "hf")
 
 
-def _reward(config: PipelineConfig, stage: str, sequences: int, dtype: str, *, beside: bool = False) -> Need | Unknown:
+def _refresh(arm: PipelineConfig) -> Need | Unknown:
+    """Beside the incumbent; the rule meta keeps the weights and a gradient while it looks at answers of the policy."""
+    from inverse_alignment.reward.settings import MetaRule
+
+    rule, sequences = arm.refresh.rule, 2 * arm.refresh.batch_size
+    if not isinstance(rule, MetaRule):
+        return _reward(arm, "refresh", sequences, "float32", beside=1)
+    looked_at = rule.prompts * arm.rollout.samples * _processes(arm, "refresh")  # every process looks at all of them
+    return _reward(arm, "refresh", max(sequences, looked_at), "float32", beside=3)
+
+
+def _reward(config: PipelineConfig, stage: str, sequences: int, dtype: str, *, beside: int = 0) -> Need | Unknown:
     from inverse_alignment.models import memory
 
     spec = config.models.reward
     model = _footprint(spec, "reward", spec.context, dtype=dtype, training=True)
     if model is None:
         return _unknown(stage, config, "reward")
-    processes, beside_it = _processes(config, stage), model.weights if beside else 0
+    processes, beside_it = _processes(config, stage), beside * model.weights
     return memory.reward_training(
         stage, model, sequences // processes, spec.context, config.runtime.scoring_rows, beside_it, processes
     )

@@ -328,7 +328,7 @@ def rounds_table(comparison: Comparison) -> list[dict[str, Any]]:
             "seed": run.seed,
             "round": round_.round,
             **{name: _rounded(getattr(round_.evaluation, name)) for name in ROUND_FIELDS},
-            "accepted": round_.gate.accepted if round_.gate else None,
+            "accepted": round_.gate.accepted if round_.gate and round_.gate.refreshed else None,
             "selected": json.dumps(round_.selection.selected_by_source) if round_.selection else None,
         }
         for run in comparison.runs

@@ -213,9 +213,10 @@ class Recorder:
                 tags |= {
                     f"gate.{name}": str(decision[name]) for name in ("gain", "low", "accepted") if name in decision
                 }
-                accepted = bool(decision.get("accepted", True))
-                made("reward-model", "model", kept=accepted)
-                self._decide(key, tags.get("arm", "start"), node, of, accepted)
+                if decision.get("refreshed", True):  # otherwise nobody was trained
+                    accepted = bool(decision.get("accepted", True))
+                    made("reward-model", "model", kept=accepted)
+                    self._decide(key, tags.get("arm", "start"), node, of, accepted)
 
     def _decide(self, key: str, arm: str, node: Node, of: str, accepted: bool) -> None:
         """The gate's decision: the newest candidate is the challenger; accepted, it is the champion too."""

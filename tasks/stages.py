@@ -14,12 +14,13 @@ from inverse_alignment.embedding.settings import EncoderConfig, SentenceEncoder
 from inverse_alignment.models.checks import require_encoder, require_policy, require_reward_model
 from inverse_alignment.models.specs import CheckpointModel, InitialisedModel, ModelSpec
 from inverse_alignment.optimise.credit_settings import TokenCredit
+from inverse_alignment.reward.settings import DriftTrigger, GateOn, ScheduleTrigger
 from inverse_alignment.selection.settings import inputs_of, pairs_asked_for, sentence_encoders
 from inverse_alignment.stages.aggregate import AggregateStage
 from inverse_alignment.stages.compare import CompareStage
 from inverse_alignment.stages.evaluate import EvaluateStage
 from inverse_alignment.stages.ppo import PpoStage
-from inverse_alignment.stages.refresh import GateOn, RefreshStage
+from inverse_alignment.stages.refresh import RefreshStage
 from inverse_alignment.stages.reward_model import CheckpointReward, RewardStage, TrainReward
 from inverse_alignment.stages.rollout import RolloutConfig, RolloutStage
 from inverse_alignment.stages.select import SelectStage
@@ -156,6 +157,7 @@ def refresh(
     node: str,
     config: PipelineConfig,
     seed: int,
+    round_: int,
     *,
     reward: Artifact,
     first_reward: Artifact,
@@ -163,20 +165,43 @@ def refresh(
     preferences: Artifact,
     rollouts: Artifact,
     reference_rollouts: Artifact,
+    policy: Artifact,
+    seen: Artifact | None,
 ) -> Artifact:
-    """The calibrated challenger, or the incumbent where the gate refuses it."""
-    gate = config.refresh.gate
-    encoder = gate.encoder if isinstance(gate, GateOn) else None
+    """The calibrated challenger, or the incumbent where no refresh is due or the gate refuses it.
+
+    Args:
+        first_reward: an input only where every refresh starts from it.
+        policy: an input only where the trigger asks it.
+        seen: the answers near which the incumbent was last refreshed; None before the first refresh.
+    """
+    settings, models = config.refresh, config.models
+    gate, trigger = settings.gate, settings.trigger
+    drift = trigger if isinstance(trigger, DriftTrigger) else None
+    asks = drift is not None and drift.measure == "ess"
+    judge = _encoder(gate.encoder, "refresh.gate.encoder", config) if isinstance(gate, GateOn) else {}
+    watch = _encoder(drift.encoder, "refresh.trigger.encoder", config) if drift else {}
+    optional = {
+        "first_reward": first_reward if settings.start == "first" else None,
+        "policy": policy if asks else None,
+        "seen": seen,
+        "encoder": judge.get("encoder"),
+        "drift_encoder": watch.get("encoder"),
+    }
     inputs = {
         "reward": reward,
         "selection": selection,
         "preferences": preferences,
         "rollouts": rollouts,
         "reference_rollouts": reference_rollouts,
-        **({"first_reward": first_reward} if config.refresh.start == "first" else {}),
-        **_encoder(encoder, "refresh.gate.encoder", config),
+        **{name: artifact for name, artifact in optional.items() if artifact is not None},
     }
-    stage = RefreshStage(refresh=config.refresh, context=config.models.reward.context)
+    stage = RefreshStage(
+        refresh=settings,
+        context=models.reward.context,
+        policy_context=models.policy.context if asks else 0,
+        due=not isinstance(trigger, ScheduleTrigger) or (round_ - 1) % trigger.every == 0,
+    )
     return run_stage(node, "refresh", inputs, stage, seed)
 
 

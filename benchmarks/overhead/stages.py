@@ -30,7 +30,7 @@ def build(inputs: Mapping[str, Path], config: Section, context: StageContext) ->
         _compute(float(os.environ.get(SECONDS, "0")))
     seen = sorted((name, _content(path)) for name, path in inputs.items())
     content = sha256_text(f"{type(config).__name__} {seen} {identity_of(config)} {context.seed}")
-    for part in ("policy", "reward", "model", "state"):
+    for part in ("policy", "reward", "model", "state", "seen"):
         (context.out / part).mkdir()
         (context.out / part / "content.txt").write_text(f"{part} {content}")
     for step in range(ROWS):

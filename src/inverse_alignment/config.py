@@ -26,9 +26,15 @@ from inverse_alignment.data.sources import JsonlSource, SourceConfig, TableSourc
 from inverse_alignment.generation.settings import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, VllmGeneration
 from inverse_alignment.models.specs import CheckpointModel, InitialisedModel, ModelSpec
 from inverse_alignment.optimise.settings import PpoConfig
+from inverse_alignment.reward.settings import (
+    DriftTrigger,
+    ExtremesRule,
+    MetaRule,
+    PolicyNegativesRule,
+    RefreshConfig,
+)
 from inverse_alignment.selection.settings import NoSelection, SelectionConfig, compares_rollouts
 from inverse_alignment.stages.evaluate import EvaluationConfig
-from inverse_alignment.stages.refresh import RefreshConfig
 from inverse_alignment.stages.reward_model import RewardConfig, TrainReward
 from inverse_alignment.stages.rollout import RolloutConfig
 from inverse_alignment.stages.sft import SftConfig, TrainSft
@@ -160,11 +166,13 @@ class PipelineConfig(Section):
         _check_answers(self, ("reference_sample", "rollout", "ppo", "evaluation"), "")
         _check_vllm(self, ("reference_sample", "rollout", "evaluation"), "")
         _check_shares(self, tuple(_SECTIONS), "")
+        _check_refresh(self, "")
         for name in self.arms:
             _check_answers(self.for_arm(name), tuple(self.arms[name]), f"arms.{name}.")
             _check_vllm(self.for_arm(name), tuple(self.arms[name]), f"arms.{name}.")
             _check_shares(self.for_arm(name), tuple(self.arms[name]), f"arms.{name}.")
             _check_selection(self.for_arm(name), f"arms.{name}.")
+            _check_refresh(self.for_arm(name), f"arms.{name}.")
         return self
 
     def for_arm(self, name: str) -> PipelineConfig:
@@ -241,6 +249,52 @@ def _check_answers(config: PipelineConfig, sections: Sequence[str], prefix: str)
             f"{ppo.minibatches} minibatches do not divide a batch of {ppo.batch_size}",
             where=f"{prefix}ppo.minibatches",
             fix="choose a divisor of ppo.batch_size",
+        )
+
+
+def _check_refresh(config: PipelineConfig, prefix: str) -> None:
+    """The policy's answers are what the rule and the trigger of a refresh ask of them."""
+    if isinstance(config.selection, NoSelection):
+        return
+    rule, trigger = config.refresh.rule, config.refresh.trigger
+    several = "set {}rollout.samples to 2 or more"
+    if isinstance(rule, (MetaRule, ExtremesRule)) and config.rollout.samples < 2:
+        raise UserError(
+            f"the rule {rule.type} compares the policy's answers to a prompt, but there is one to each",
+            where=f"{prefix}refresh.rule.type",
+            fix=several.format(prefix),
+        )
+    if isinstance(rule, PolicyNegativesRule) and config.rollout.split != "train":
+        raise UserError(
+            f"the rule policy_negatives needs answers to prompts of the train split, not of {config.rollout.split}",
+            where=f"{prefix}refresh.rule.type",
+            fix=f"set {prefix}rollout.split to train",
+        )
+    if isinstance(trigger, DriftTrigger):
+        _check_drift(config, trigger, prefix)
+
+
+def _check_drift(config: PipelineConfig, trigger: DriftTrigger, prefix: str) -> None:
+    """The measure can be taken, and the threshold is one that it can cross."""
+    where = f"{prefix}refresh.trigger"
+    for name, sample in (("rollout", config.rollout), ("reference_sample", config.reference_sample)):
+        if trigger.measure == "variance" and sample.samples < 2:
+            raise UserError(
+                f"variance is that among answers to a prompt, but {name} has one answer to each",
+                where=f"{where}.measure",
+                fix=f"set {name}.samples to 2 or more",
+            )
+        if trigger.measure == "ess" and sample.temperature != 1.0:
+            raise UserError(
+                f"ess compares likelihoods at temperature 1, but {name} is sampled at {sample.temperature:g}",
+                where=f"{where}.measure",
+                fix=f"set {name}.temperature to 1, or measure mmd",
+            )
+    if trigger.measure == "ess" and trigger.threshold > 1:
+        raise UserError(
+            f"the measure ess is a share, and always below {trigger.threshold:g}",
+            where=f"{where}.threshold",
+            fix="set it between 0 and 1",
         )
 
 

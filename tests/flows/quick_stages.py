@@ -16,9 +16,9 @@ from inverse_alignment.stages.compare import CompareStage
 from inverse_alignment.stages.registry import STAGES, StageSpec
 
 FAIL = Path("fail.txt")  # holds the name of the configuration class whose stage refuses to run
+PARTS = ("policy", "reward", "model", "state", "seen")
 QUICK = {
-    name: StageSpec("tests.flows.quick_stages", spec.kind, ("policy", "reward", "model", "state"), (), gpu=spec.gpu)
-    for name, spec in STAGES.items()
+    name: StageSpec("tests.flows.quick_stages", spec.kind, PARTS, (), gpu=spec.gpu) for name, spec in STAGES.items()
 }
 
 
@@ -26,7 +26,7 @@ def build(inputs: Mapping[str, Path], config: Section, context: StageContext) ->
     """Write a few bytes per part, and metrics of every awkward kind."""
     if FAIL.exists() and FAIL.read_text() == type(config).__name__:
         raise UserError("the toy refuses", where="fail.txt", fix="delete it")
-    for part in ("policy", "reward", "model", "state"):
+    for part in PARTS:
         (context.out / part).mkdir()
         seen = sorted((name, (path / part).exists()) for name, path in inputs.items())
         (context.out / part / "weights.txt").write_text(f"{part} {seen} {config!r} {context.seed}")

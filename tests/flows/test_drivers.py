@@ -53,7 +53,9 @@ def test_graph_names_and_edges(tmp_path: Path) -> None:
     assert list(nodes)[:6] == ["tokenizers", "aggregate", "sft-s0", "reference-s0", "reward-s0", "start-s0"]
     assert "none-s0-r1-select" not in nodes and "none-s0-r2-refresh" not in nodes
     refresh = nodes["random-s0-r2-refresh"]
-    assert set(refresh.inputs) == {"reward", "selection", "preferences", "rollouts", "reference_rollouts"}
+    assert set(refresh.inputs) == {"reward", "selection", "preferences", "rollouts", "reference_rollouts", "seen"}
+    assert refresh.inputs["seen"].uri == "pending:random-s0-r1-refresh/seen"
+    assert "seen" not in nodes["random-s0-r1-refresh"].inputs
     assert refresh.inputs["reward"].uri == "pending:random-s0-r1-refresh/model"
     evaluate = nodes["random-s0-r2-evaluate"]
     assert evaluate.inputs["reward"].uri == "pending:random-s0-r2-refresh/model"

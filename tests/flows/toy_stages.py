@@ -47,7 +47,7 @@ def build(inputs: Mapping[str, Path], config: Section, context: StageContext) ->
     _log(f"start {kind}{' resumed' if resumed else ''}")
     _hang(kind)
     content = sha256_text(json.dumps([kind, seen, identity_of(config), context.seed]))
-    for part in ("policy", "reward", "model", "state"):
+    for part in ("policy", "reward", "model", "state", "seen"):
         (context.out / part).mkdir()
         (context.out / part / "content.txt").write_text(f"{part} {content}")
     _log(f"end {kind}")

@@ -27,7 +27,7 @@ def build(inputs: Mapping[str, Path], config: Section, context: StageContext) ->
         name: value for name, value in identity_of(config).items() if name != "least_train_pairs"
     }  # a check only
     content = sha256_text(json.dumps([type(config).__name__, seen, decides, context.seed]))
-    for part in ("policy", "reward", "model", "state"):
+    for part in ("policy", "reward", "model", "state", "seen"):
         (context.out / part).mkdir()
         (context.out / part / "content.txt").write_text(f"{part} {content}")
     value = int(content[:4], 16) / 65536

@@ -26,7 +26,7 @@ class Gated(Section):
 def build(inputs: Mapping[str, Path], config: Section, context: StageContext) -> dict[str, Any]:
     """Write the parts; a refused candidate is not kept: the incumbent takes its place, as in the real stage."""
     assert isinstance(config, Gated)
-    for part in ("policy", "reward", "model", "state"):
+    for part in ("policy", "reward", "model", "state", "seen"):
         (context.out / part).mkdir()
         (context.out / part / "weights.txt").write_text(f"{part} {config.text}")
     if config.accepted is False:

@@ -43,6 +43,7 @@ from inverse_alignment.maths.density_ratio import (
     pair_log_weights,
     relative_log_ratio,
 )
+from inverse_alignment.maths.drift import median_bandwidth, mmd_squared
 from inverse_alignment.maths.edits import (
     BAD,
     GOOD,
@@ -69,6 +70,7 @@ from inverse_alignment.maths.pairwise import (
     accuracy,
     best_scale,
     bradley_terry_loss,
+    contrast_loss,
     paired_gain,
     preference_log_likelihood,
 )
@@ -78,6 +80,7 @@ from inverse_alignment.maths.runs import (
     interquartile_mean,
     probability_of_improvement,
 )
+from inverse_alignment.maths.spread import score_spread
 from inverse_alignment.maths.surrogate import policy_loss, token_entropy, value_loss
 from inverse_alignment.maths.trajectories import at_first_reach, running_means
 
@@ -371,6 +374,29 @@ ENTRIES: dict[str, Entry] = {
         lambda: paired_gain(t(1.0, 3.0), t(1.0, 1.0), 0.5, 2001, 0),
         (1.0, 1.0, 0.8416212335729143, 2),
         lambda c: paired_gain(torch.cat([c.x[:, 0], t(1.0)]), torch.cat([c.y[:, 0], t(0.0)]), 0.9, 50, 0)[::2],
+    ),
+    "pairwise.contrast_loss": Entry(
+        lambda: contrast_loss(t(2.0, 0.0), t(0.0, 1.0), t(3.0, 1.0)),  # -(3 · 2 + 1 · -1) / 4
+        -1.25,
+        lambda c: contrast_loss(c.x[:, 0], c.y[:, 0], c.weights),
+    ),
+    "spread.score_spread": Entry(
+        lambda: score_spread(t([0.0, 1.0, 3.0], [2.0, 2.0, 2.0])),  # 2/9 (1 + 3 + 2) and 0
+        2 / 3,
+        lambda c: score_spread(torch.cat([c.x[:, :1], c.y[:, :1], c.z[:, :1]], -1)),
+    ),
+    "drift.median_bandwidth": Entry(
+        lambda: median_bandwidth(np.array([[0.0], [1.0], [1.0], [3.0]])),  # squares 1, 1, 9, 0, 4, 4: of those apart 4
+        2.0,
+        lambda c: median_bandwidth(np.concatenate([c.scores[:, None].numpy(), [[9.0], [5.0]]])),
+    ),
+    "drift.mmd_squared": Entry(
+        # within 1 and 1; across 1, 4, 0 and 1, whose kernels have the mean (2 e^(-1/2) + e^-2 + 1) / 4
+        lambda: mmd_squared(np.array([[0.0], [1.0]]), np.array([[1.0], [2.0]]), 1.0),
+        2 * math.exp(-0.5) - (2 * math.exp(-0.5) + math.exp(-2) + 1) / 2,
+        lambda c: mmd_squared(
+            np.concatenate([c.scores[:, None].numpy(), [[9.0]]]), np.concatenate([c.y[:, :1].numpy(), [[5.0]]]), 2.0
+        ),
     ),
     "bootstrap.mean_interval": Entry(
         lambda: mean_interval(t(2.0, 2.0, 2.0), 0), (2.0, 2.0, 2.0), lambda c: mean_interval(c.scores, 0).mean

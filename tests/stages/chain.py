@@ -15,11 +15,12 @@ from inverse_alignment.data.sources import JsonlSource
 from inverse_alignment.data.splits import SplitShares
 from inverse_alignment.models.specs import InitialisedModel
 from inverse_alignment.optimise.settings import PpoConfig
+from inverse_alignment.reward.settings import DriftTrigger, GateOff, GateOn, RefreshConfig
 from inverse_alignment.selection.settings import SimilaritySelection, TopK, inputs_of
 from inverse_alignment.stages.aggregate import AggregateStage
 from inverse_alignment.stages.evaluate import EvaluateStage, EvaluationConfig
 from inverse_alignment.stages.ppo import PpoStage
-from inverse_alignment.stages.refresh import GateOff, GateOn, RefreshConfig, RefreshStage
+from inverse_alignment.stages.refresh import RefreshStage
 from inverse_alignment.stages.registry import STAGES
 from inverse_alignment.stages.reward_model import RewardStage, TrainReward
 from inverse_alignment.stages.rollout import RolloutConfig, RolloutStage
@@ -125,23 +126,41 @@ def select(chain: Chain, name: str, selection: Any, policy: Path | None = None, 
 
 
 def refresh(
-    chain: Chain, name: str, config: RefreshConfig, context: int = MODEL.context, reward: str = "reward", **how: Any
+    chain: Chain,
+    name: str,
+    config: RefreshConfig,
+    context: int = MODEL.context,
+    due: bool = True,
+    report: Any = FileReport,
+    **given: str,
 ) -> Path:
     """A refreshed reward model."""
-    stage = RefreshStage(refresh=config, context=context)
-    return chain.run(name, "refresh", refresh_inputs(chain, config, reward), stage, **how)
+    stage = RefreshStage(refresh=config, context=context, policy_context=MODEL.context, due=due)
+    return chain.run(name, "refresh", refresh_inputs(chain, config, **given), stage, report=report)
 
 
-def refresh_inputs(chain: Chain, config: RefreshConfig, reward: str = "reward") -> dict[str, Path]:
-    """What a refresh takes; `reward` is the incumbent."""
+def refresh_inputs(
+    chain: Chain,
+    config: RefreshConfig,
+    reward: str = "reward",
+    policy: str = "sft",
+    rollouts: str = "reference_rollouts",
+) -> dict[str, Path]:
+    """What a refresh takes; `reward` is the incumbent, `policy` whose answers the rollouts are."""
     made = chain.made
-    first = {"first_reward": made["reward"] / "model"} if config.start == "first" else {}
+    optional = {}
+    if config.start == "first":
+        optional["first_reward"] = made["reward"] / "model"
+    if reward != "reward":
+        optional["seen"] = made[reward] / "seen"
+    if isinstance(config.trigger, DriftTrigger) and config.trigger.measure == "ess":
+        optional["policy"] = made[policy] / "policy"
     return {
-        **first,
+        **optional,
         "reward": made[reward] / "model",
         "selection": made["selection"],
         "preferences": made["preferences"],
-        "rollouts": made["reference_rollouts"],
+        "rollouts": made[rollouts],
         "reference_rollouts": made["reference_rollouts"],
     }
 

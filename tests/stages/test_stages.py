@@ -23,6 +23,7 @@ from inverse_alignment.evaluation.reward_accuracy import on_policy_pairs
 from inverse_alignment.models.loading import load_policy, save_model
 from inverse_alignment.models.reward_scores import load_calibrated, save_calibration
 from inverse_alignment.models.specs import CheckpointModel
+from inverse_alignment.reward.settings import GateOff
 from inverse_alignment.selection.settings import (
     AllSelection,
     NoSelection,
@@ -33,7 +34,6 @@ from inverse_alignment.selection.settings import (
 )
 from inverse_alignment.stages.aggregate import AggregateStage
 from inverse_alignment.stages.evaluate import NoGold
-from inverse_alignment.stages.refresh import GateOff
 from inverse_alignment.stages.reward_model import CheckpointReward, RewardStage
 from inverse_alignment.stages.select import SelectStage
 from inverse_alignment.stages.sft import CheckpointSft, SftStage, TrainSft
@@ -252,8 +252,9 @@ def test_no_selection_is_never_built(branch):
 
 def test_a_refresh_reports_its_gate(built):
     verdict = json.loads((built.made["refreshed"] / "gate.json").read_text())
-    assert names(built.made["refreshed"]) == {"model", "gate.json"}
-    assert verdict["gate"] == "off" and verdict["accepted"] is True and verdict["pairs_seen"] == 64
+    assert names(built.made["refreshed"]) == {"model", "seen", "gate.json"}
+    assert verdict["gate"] == "off" and verdict["pairs_seen"] == 64
+    assert verdict["refreshed"] is verdict["accepted"] is True and verdict["warning"] is None
     assert verdict["pairs"] == built.metrics["preferences"]["gate_pairs"]
     assert {"gain", "low", "detectable", "incumbent_accuracy", "challenger_accuracy"} <= set(verdict)
     assert verdict["reward_variance_before"] > 0 and verdict["reward_variance_after"] > 0

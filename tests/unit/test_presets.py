@@ -19,9 +19,9 @@ from inverse_alignment.data.sources import HhSource, reference
 from inverse_alignment.embedding.settings import SentenceEncoder
 from inverse_alignment.models.loading import new_policy, save_model
 from inverse_alignment.models.specs import CheckpointModel
+from inverse_alignment.reward.settings import GateOn
 from inverse_alignment.selection.settings import RandomSelection, SimilaritySelection, TopK
 from inverse_alignment.stages.evaluate import NoGold
-from inverse_alignment.stages.refresh import GateOn
 from tasks import external
 from tasks.run_stage import Plan, plan
 from tests.unit.models import tiny

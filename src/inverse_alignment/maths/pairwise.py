@@ -48,6 +48,22 @@ def bradley_terry_loss(
     return (weights * losses).sum() / weights.sum() + centring * ((chosen + rejected) ** 2).mean()
 
 
+def contrast_loss(chosen: Tensor, rejected: Tensor, weights: Tensor) -> Tensor:
+    """`L = -Σ w (r_c - r_r) / Σ w`.
+
+    With demonstrations as chosen and the policy's own answers as rejected, its gradient is that of maximum-likelihood
+    inverse reinforcement learning, `E_π[∇r] - E_demo[∇r]`. It has no minimum: along any direction that tells the two
+    apart it falls for ever, so steps must be few. Source: arXiv 2405.17888, whose code has the logistic loss of the
+    same pairs in its place.
+
+    Args:
+        chosen: (n,) scores of the demonstrations.
+        rejected: (n,) scores of the policy's answers.
+        weights: (n,) positive weights.
+    """
+    return -(weights * (chosen - rejected)).sum() / weights.sum()
+
+
 def accuracy(chosen: Tensor, rejected: Tensor) -> Tensor:
     """Share of pairs ranked as labelled; a tie counts one half. NaN for no pairs."""
     wins = (chosen > rejected).to(torch.float64) + 0.5 * (chosen == rejected).to(torch.float64)

@@ -205,7 +205,8 @@ def best_arm(comparison: Comparison) -> str:
 
 def accepted_of(comparison: Comparison, arm: str) -> tuple[int, int]:
     """How many refreshes of an arm were accepted, and how many there were."""
-    gates = [round_.gate for run in comparison.of_arm(arm) for round_ in run.rounds if round_.gate]
+    rounds = [round_ for run in comparison.of_arm(arm) for round_ in run.rounds]
+    gates = [round_.gate for round_ in rounds if round_.gate and round_.gate.refreshed]
     return sum(gate.accepted for gate in gates), len(gates)
 
 

@@ -109,6 +109,7 @@ class SelectionAudit(Reading):
 class Gate(Reading):
     """Whether a refreshed reward model replaced the incumbent, and on what evidence."""
 
+    refreshed: bool = Field(True, description="whether the trigger asked for a refresh; without, nobody was judged")
     accepted: bool
     gate: str = Field(description="'paired', or 'off' where every challenger is accepted")
     gain: float | None = Field(None, description="log-likelihood gain of the challenger, nats per pair")
@@ -120,6 +121,11 @@ class Gate(Reading):
     reward_variance_before: float | None = None
     reward_variance_after: float | None = None
     pairs_seen: int | None = None
+    drift_mmd: float | None = None
+    drift_ess: float | None = None
+    drift_answers: int | None = None
+    drift_variance: float | None = None
+    warning: str | None = None
 
 
 class Part(BaseModel):

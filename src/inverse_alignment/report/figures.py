@@ -434,8 +434,8 @@ def gates(comparison: Comparison) -> Picture:
             rows.append((f"{arm}: no refresh", index, []))
             continue
         for number in range(comparison.rounds):
-            found: list[Gate] = [gate for run in runs if (gate := run.rounds[number].gate)]
-            rows.append((f"{arm} {number + 1}", index, found))
+            found: list[Gate] = [gate for run in runs if (gate := run.rounds[number].gate) and gate.refreshed]
+            rows.append((f"{arm} {number + 1}{'' if found else ': not due'}", index, found))
     words = "; ".join(
         f"{arm} accepted {accepted} of {total}" if total else f"{arm} never refreshed"
         for arm in comparison.arms

@@ -68,9 +68,7 @@ def _refresh_findings(comparison: Comparison) -> list[str]:
             for arm in refreshing
             if arm != "random" and (of := difference(comparison, arm, "random"))
         ]
-    gates = [
-        f"“{arm}” {accepted} of {total}" for arm in refreshing for accepted, total in [accepted_of(comparison, arm)]
-    ]
+    gates = [f"“{arm}” {a} of {n}" for arm in refreshing for a, n in [accepted_of(comparison, arm)] if n]
     return [*found, f"Refreshed reward models accepted: {', '.join(gates)}."] if gates else found
 
 

@@ -14,7 +14,7 @@ from inverse_alignment.report import analysis, figures
 from inverse_alignment.report.analysis import finals, mean_of, number, percent, with_sd
 from inverse_alignment.report.comparison import Comparison, Evaluation, Gate, Node, Sample
 from inverse_alignment.report.headline import headline
-from inverse_alignment.report.table import accuracy_cell, gate_cell
+from inverse_alignment.report.table import accuracy_cell, gate_cell, gate_decision
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_TABLE_ROWS = 200
@@ -231,8 +231,9 @@ def _lineage(comparison: Comparison, seed: int) -> Lane:
             steps = []
             if round_.selection and round_.gate:
                 steps.append(Step("selection", nodes[f"select.{name}"], f"{round_.selection.selected} pairs"))
-                kept = "" if round_.gate.accepted else "kept the old one"
-                steps.append(Step(f"reward model {round_.round}", nodes[f"refresh.{name}"], kept or "accepted"))
+                kept = "kept the old one" if round_.gate.refreshed else "no refresh due"
+                done = "accepted" if round_.gate.accepted else kept
+                steps.append(Step(f"reward model {round_.round}", nodes[f"refresh.{name}"], done))
             steps.append(Step(f"policy {round_.round}", nodes[f"ppo.{name}"]))
             rounds.append(tuple(steps))
         arms.append((index, run.arm, tuple(rounds)))
@@ -333,9 +334,9 @@ def _gate_values(gates: Sequence[Gate]) -> tuple[str, ...]:
         pair = [mean_of(before), mean_of(after)]
         return " → ".join(number(mean.mean if mean else None) for mean in pair)
 
-    decision = f"{sum(gate.accepted for gate in gates)} of {len(gates)}"
+    decision = f"{sum(gate.accepted for gate in gates)} of {sum(gate.refreshed for gate in gates)}"
     if len(gates) == 1:
-        decision = "no gate" if gates[0].gate == "off" else "accepted" if gates[0].accepted else "kept old"
+        decision = gate_decision(gates[0])
     return (
         decision,
         with_sd(mean_of(gate.gain for gate in gates), 3, sign=True),

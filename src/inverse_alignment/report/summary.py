@@ -65,6 +65,6 @@ def _round(round_: Round) -> dict[str, Any]:
         "kl_to_sft": evaluation.kl_to_sft,
         "on_policy_accuracy_before": evaluation.on_policy_accuracy_before,
         "on_policy_accuracy_after": evaluation.on_policy_accuracy_after if gate else None,
-        "accepted": gate.accepted if gate else None,
+        "accepted": gate.accepted if gate and gate.refreshed else None,
         "selected_by_source": dict(sorted(selection.selected_by_source.items())) if selection else None,
     }

@@ -92,12 +92,19 @@ def gate_cell(rounds: Sequence[Round]) -> str:
         return NOT_YET
     if len(gates) == 1:
         return gate_word(gates[0])
-    return f"{sum(gate.accepted for gate in gates)} of {len(gates)} accepted"
+    return f"{sum(gate.accepted for gate in gates)} of {sum(gate.refreshed for gate in gates)} accepted"
+
+
+def gate_decision(gate: Gate) -> str:
+    """`accepted`, `kept old`, `no gate`, or `not due` where the trigger asked for no refresh."""
+    if not gate.refreshed:
+        return "not due"
+    if gate.gate == "off":
+        return "no gate"
+    return "accepted" if gate.accepted else "kept old"
 
 
 def gate_word(gate: Gate) -> str:
-    """`accepted +0.031`, `kept old −0.004`, or `no gate`."""
-    if gate.gate == "off":
-        return "no gate"
-    word = "accepted" if gate.accepted else "kept old"
-    return word if gate.gain is None else f"{word} {number(gate.gain, 3, sign=True)}"
+    """The decision, with the gain where a gate looked at it: `accepted +0.031`."""
+    word, judged = gate_decision(gate), gate.refreshed and gate.gate != "off"
+    return f"{word} {number(gate.gain, 3, sign=True)}" if judged and gate.gain is not None else word

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
 from trl import RewardConfig, RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
+from inverse_alignment.core.batches import pad_right
+from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.metrics import Report
 from inverse_alignment.core.parallel import group, shares
 from inverse_alignment.core.records import Comparison
-from inverse_alignment.maths.pairwise import bradley_terry_loss
+from inverse_alignment.core.seeding import derive_seed
+from inverse_alignment.maths.pairwise import bradley_terry_loss, contrast_loss
+from inverse_alignment.maths.spread import score_spread
 from inverse_alignment.models.trl_training import apart, configure, presented, shared_out, train
 from inverse_alignment.text.render import encode_full
 
@@ -33,12 +39,72 @@ class PairLoss:
     use_margins: bool
 
 
+@dataclass(frozen=True)
+class LookAhead:
+    """MetaRM (arXiv 2405.00438): every step is taken with the gradient found a step further towards more spread.
+
+    `θ' = θ + η ∇J(θ)` with J the spread of the scores of the policy's own answers, then `θ ← θ - α ∇L(θ')`: to first
+    order, pairs count for more whose gradient also tells the policy's answers apart.
+
+    Attributes:
+        answers: token ids of the policy's answers, k of them to each of g prompts.
+        rate: η, score units per unit of squared gradient.
+        prompts: prompts whose answers are looked at in one step.
+        seed: of their order.
+    """
+
+    answers: Sequence[Sequence[Sequence[int]]]
+    rate: float
+    prompts: int
+    seed: int
+
+    def at(self, step: int) -> list[Sequence[Sequence[int]]]:
+        """The prompts of a step: a new shuffle per pass over them, hence the step is the whole cursor."""
+        chosen = []
+        for position in range(step * self.prompts, (step + 1) * self.prompts):
+            epoch, place = divmod(position, len(self.answers))
+            generator = np.random.Generator(np.random.Philox(key=derive_seed("look ahead", self.seed, epoch)))
+            chosen.append(self.answers[int(generator.permutation(len(self.answers))[place])])
+        return chosen
+
+
 class WeightedRewardTrainer(RewardTrainer):
     """RewardTrainer with our loss: weights and soft labels of pairs, smoothing (TRL ignores it), margins, centring."""
 
-    def __init__(self, *, pair_loss: PairLoss, **kwargs: Any) -> None:
+    def __init__(self, *, pair_loss: PairLoss, ahead: LookAhead | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._pair_loss = pair_loss
+        self._pair_loss, self._ahead = pair_loss, ahead
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """The gradient of a batch, found where `LookAhead` says if there is one; the weights stay for the optimiser."""
+        if self._ahead is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        with self._shifted(self._ahead):
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    @contextmanager
+    def _shifted(self, ahead: LookAhead) -> Iterator[None]:
+        """Inside, the weights are a step further towards more spread. All processes look at the same answers."""
+        model: Any = self.model  # as it is, not wrapped for several processes
+        learned = [weight for weight in model.parameters() if weight.requires_grad]
+        kept = [weight.detach().clone() for weight in learned]
+        gradients = torch.autograd.grad(self._spread(model, ahead), learned, allow_unused=True)
+        with torch.no_grad():
+            for weight, gradient in zip(learned, gradients, strict=True):
+                if gradient is not None:
+                    weight.add_(gradient, alpha=ahead.rate)
+        yield
+        with torch.no_grad():
+            for weight, old in zip(learned, kept, strict=True):
+                weight.copy_(old)
+
+    def _spread(self, model: Any, ahead: LookAhead) -> Tensor:
+        prompts = ahead.at(self.state.global_step)
+        model.train()  # as in the step itself, resumed or not
+        rows = [list(answer) for answers in prompts for answer in answers]
+        ids, mask = pad_right(rows, model.config.pad_token_id, model.device)
+        scores: Tensor = model(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits.squeeze(-1).float()
+        return score_spread(scores.reshape(len(prompts), -1))
 
     def compute_loss(
         self,
@@ -49,6 +115,8 @@ class WeightedRewardTrainer(RewardTrainer):
     ) -> Any:
         """The loss of a batch whose first half are chosen and second half rejected sequences.
 
+        Pairs that are marked linear have `maths.pairwise.contrast_loss`, each pair with its share of the weights.
+
         Of one process's part of a batch, the loss times its share: the mean over processes is that of the whole batch.
         """
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
@@ -58,22 +126,44 @@ class WeightedRewardTrainer(RewardTrainer):
         counts = weights > 0  # the others only fill up a batch that several processes share
         by_weight, by_pair = shares(group(), weights.sum(), counts.sum())
         if by_pair:
-            loss = by_weight * bradley_terry_loss(
+            loss = by_weight * _mixed_loss(
                 chosen[counts],
                 rejected[counts],
                 weights[counts],
                 margins[counts],
                 inputs["soft_labels"][counts],
-                settings.smoothing,
-                settings.centring * by_pair / by_weight,
+                inputs["linear"][counts],
+                settings,
+                by_pair / by_weight,
             )
         else:
             loss = 0.0 * (chosen + rejected).sum()
         return (loss, outputs) if return_outputs else loss
 
 
+def _mixed_loss(
+    chosen: Tensor,
+    rejected: Tensor,
+    weights: Tensor,
+    margins: Tensor,
+    labels: Tensor,
+    linear: Tensor,
+    settings: PairLoss,
+    centring: float,
+) -> Tensor:
+    """The weighted mean of two losses, each over its own pairs; centring, `centring` times as strong, over all."""
+    share = (weights * linear).sum() / weights.sum()
+    loss = centring * settings.centring * ((chosen + rejected) ** 2).mean()
+    if not bool(linear.all()):
+        r_c, r_r, w, m, p = (part[~linear] for part in (chosen, rejected, weights, margins, labels))
+        loss = loss + (1.0 - share) * bradley_terry_loss(r_c, r_r, w, m, p, settings.smoothing)
+    if bool(linear.any()):
+        loss = loss + share * contrast_loss(chosen[linear], rejected[linear], weights[linear])
+    return loss
+
+
 class PairCollator:
-    """TRL's collator, and the weights and soft labels that it would drop."""
+    """TRL's collator, and the weights, soft labels and kinds of loss that it would drop."""
 
     def __init__(self, pad_token_id: int) -> None:
         self._pairs = DataCollatorForPreference(pad_token_id=pad_token_id)
@@ -81,16 +171,23 @@ class PairCollator:
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Pad the pairs of a batch."""
         batch: dict[str, Tensor] = self._pairs(examples)
-        ours = {"weights": "weight", "soft_labels": "soft_label"}
+        ours = {"weights": "weight", "soft_labels": "soft_label", "linear": "linear"}
         return {**batch, **{key: torch.tensor([example[name] for example in examples]) for key, name in ours.items()}}
 
 
 def pair_rows(
-    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Comparison], weights: Sequence[float], max_tokens: int
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[Comparison],
+    weights: Sequence[float],
+    max_tokens: int,
+    linear: Sequence[bool] = (),
 ) -> list[dict[str, Any]]:
     """Token ids of pairs as the trainer takes them.
 
     A pair's own weight multiplies the given one; without a soft label its label is certain.
+
+    Args:
+        linear: which pairs have the contrast loss; empty: none.
     """
     return [
         {
@@ -99,8 +196,9 @@ def pair_rows(
             "margin": pair.margin or 0.0,
             "weight": weight * pair.weight,
             "soft_label": 1.0 if pair.soft_label is None else pair.soft_label,
+            "linear": kind,
         }
-        for pair, weight in zip(pairs, weights, strict=True)
+        for pair, weight, kind in zip(pairs, weights, linear or [False] * len(pairs), strict=True)
     ]
 
 
@@ -113,6 +211,7 @@ def fit(
     partial: Path,
     report: Report,
     checkpoint_seconds: float,
+    ahead: LookAhead | None = None,
 ) -> dict[str, float]:
     """Fit a reward model to preference pairs, in place.
 
@@ -120,11 +219,22 @@ def fit(
         rows: from `pair_rows`.
         arguments: from `models.trl_training.arguments`.
         partial: where checkpoints live; training goes on from the newest whole one.
+        ahead: where gradients are found, if not where the weights are.
+
+    Raises:
+        UserError: `ahead` is asked of a model that is sharded over processes.
     """
+    if ahead is not None and apart(model) is not model:
+        raise UserError(
+            "the rule meta moves weights by itself, and cannot where they are sharded over processes",
+            where="runtime.launcher.config",
+            fix="take one without FSDP or DeepSpeed, or set refresh.rule.type=full",
+        )
     lengths = [max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
     rows, arguments = shared_out(*presented(rows, lengths, arguments), lambda row: {**row, "weight": 0.0})
     trainer = WeightedRewardTrainer(
         pair_loss=pair_loss,
+        ahead=ahead,
         model=apart(model),
         args=configure(RewardConfig, arguments),
         train_dataset=Dataset.from_list(list(rows)),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from inverse_alignment.models.adapters import adapt_trunk, merged_weights, trunk_of
 from inverse_alignment.models.loading import load_reward_model, place
-from inverse_alignment.reward.settings import HeadRule, LoraRule, RefreshRule
+from inverse_alignment.reward.settings import ExtremesRule, HeadRule, LoraRule, RefreshRule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,7 +25,7 @@ def open_up(model: PreTrainedModel, rule: RefreshRule, seed: int) -> None:
     match rule:
         case LoraRule(rank=rank, alpha=alpha, targets=targets):
             adapt_trunk(model, rank, alpha, targets, seed)
-        case HeadRule():
+        case HeadRule() | ExtremesRule():
             trunk_of(model).requires_grad_(False)
         case _:
             pass

@@ -55,7 +55,12 @@ STAGES: dict[str, StageSpec] = {
         gpu=True,
     ),
     "refresh": StageSpec(
-        "inverse_alignment.stages.refresh", "reward", ("model",), (*WITH_TRL, "scikit-learn"), gpu=True, resumes=True
+        "inverse_alignment.stages.refresh",
+        "reward",
+        ("model", "seen"),
+        (*WITH_TRL, "scikit-learn", "numpy"),
+        gpu=True,
+        resumes=True,
     ),
     "ppo": StageSpec("inverse_alignment.stages.ppo", "ppo", ("policy", "state"), TRAINING, gpu=True, resumes=True),
     "evaluate": StageSpec("inverse_alignment.stages.evaluate", "evaluation", (), TRAINING, gpu=True),
