@@ -1,8 +1,8 @@
 """`python -m benchmarks.bakeoff --json out.json`: which selector and which refresh rule help, at equal compute?
 
-Stage 1 is every selector under the full refresh, stage 2 the best three with `none` and `random` under every rule, on
-the world of `benchmarks/bakeoff/world.yaml`. Each (heterogeneity, seed, arm) that is done is a row of the results file,
-and none is run twice. `--quick`: four selectors and three seeds, within 15 minutes.
+Stage 1 is every selector under the full refresh, with and without the gate; stage 2 the best three with `none` and
+`random` under every rule; both on the world of `benchmarks/bakeoff/world.yaml`. Each (heterogeneity, seed, arm) that is
+done is a row of the results file, and none is run twice. `--quick`: four selectors and three seeds, within 15 minutes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bakeoff import analysis
 from benchmarks.bakeoff import rows as table
+from benchmarks.bakeoff.analysis import STAGE_1, best_selectors
 from benchmarks.bakeoff.plan import (
     HETEROGENEITIES,
     ROOT,
@@ -89,9 +91,7 @@ def _arms(options: argparse.Namespace) -> list[Arm]:
     if options.quick:
         return arms(QUICK, ("full",))
     if options.stage == 1:
-        return arms(options.selectors or plan["selectors"], ("full",))
-    from benchmarks.bakeoff.analysis import best_selectors
-
+        return arms(options.selectors or plan["selectors"], STAGE_1)
     best = options.best or best_selectors(table.newest(table.read(options.rows)))
     print(f"the best of stage 1: {', '.join(best)}", flush=True)
     return arms(["none", "random", *best], plan["rules"])
@@ -164,8 +164,6 @@ def _progress(row: Row, done: int, total: int, seconds: float) -> str:
 
 def _result(units: Sequence[Unit], chosen: Sequence[Arm], options: argparse.Namespace) -> dict[str, Any]:
     """The JSON of `--json`, from the rows of this grid alone."""
-    from benchmarks.bakeoff import analysis
-
     cells, names = {(unit.heterogeneity, unit.seed) for unit in units}, {arm.name for arm in chosen}
     code = digest_of_code()
     found = [

@@ -20,13 +20,18 @@ from inverse_alignment.maths.runs import (
 )
 from inverse_alignment.maths.trajectories import at_first_reach, running_means
 
-TARGET_KL = 4.0
+TARGET_KL = 5.0
 """Nats to the SFT policy at which gold is compared: the PPO of every tuning run without refresh passes it."""
 GAIN = 0.3
 """Gold above the SFT policy's that counts as reached."""
 WINDOW, WARMUP = 3, 3
 """PPO steps averaged into one point of the way; and those at the start in which the policy does not move."""
 BASELINES = ("none", "random")
+"""Without refresh; and a refresh on as many pairs drawn blindly, under the arm's own rule."""
+CONTROLS = ("none", "random", "all", "length_matched_random", "lowest_similarity")
+UNGATED = "gate_off"
+STAGE_1 = ("full", UNGATED)
+"""The rules under which every selector runs."""
 SEED, CONFIDENCE, RESAMPLES = 0, 0.95, 5000
 
 Cell = tuple[float, int]
@@ -139,29 +144,47 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     steps = by_arm(rows, lambda row: ways[key_of(row)].steps_to(GAIN))
     last = total_steps(rows)
     names = list(dict.fromkeys(row["arm"] for row in rows))
-    return {name: _arm(name, [row for row in rows if row["arm"] == name], gold, steps[name], last) for name in names}
+    rules = {row["arm"]: row["rule"] for row in rows}
+    return {
+        name: {
+            **_arm(name, [row for row in rows if row["arm"] == name], gold[name], steps[name], last),
+            **_against(name, {"none": "none", "random": under("random", rules[name])}, gold),
+        }
+        for name in names
+    }
 
 
-def _arm(name: str, rows: Sequence[Row], gold: dict[str, Scores], steps: Scores, last: int) -> dict[str, Any]:
-    found = interval(gold[name])
-    reached = [value for value in steps.values() if value is not None]
+def under(selector: str, rule: str) -> str:
+    """The name of a selector's arm under a rule."""
+    return selector if rule == "full" else f"{selector}+{rule}"
+
+
+def _arm(name: str, rows: Sequence[Row], gold: Scores, steps: Scores, last: int) -> dict[str, Any]:
+    """An arm by itself."""
+    found = interval(gold)
     censored = interval({cell: last + 1.0 if value is None else value for cell, value in steps.items()})
     final = interval(by_arm(rows, _final_gold)[name])
-    result: dict[str, Any] = {
+    return {
         "gold_at_equal_kl": found.mean if found else None,
         "ci95": [found.low, found.high] if found else None,
-        "runs": len(gold[name]),
-        "runs_that_reach_kl": sum(value is not None for value in gold[name].values()),
+        "runs": len(gold),
+        "runs_that_reach_kl": sum(value is not None for value in gold.values()),
         "steps_to_threshold": censored.mean if censored else None,
-        "runs_that_reach_threshold": len(reached),
+        "runs_that_reach_threshold": sum(value is not None for value in steps.values()),
         "acceptance_rate": acceptance(rows),
         "final_gold": final.mean if final else None,
         "seeds": len({row["seed"] for row in rows}),
         "seconds": float(np.mean([row["seconds"] + row["seconds_probe"] for row in rows])),
     }
-    for baseline in BASELINES:
-        better = improvement(gold[name], gold[baseline]) if baseline in gold and baseline != name else None
-        gap = interval(differences(gold[name], gold[baseline])) if baseline in gold and baseline != name else None
+
+
+def _against(name: str, baselines: Mapping[str, str], gold: Mapping[str, Scores]) -> dict[str, Any]:
+    """An arm against the arms that stand for each baseline; null where there is none, or it is the arm itself."""
+    result: dict[str, Any] = {}
+    for baseline, arm in baselines.items():
+        there = arm in gold and arm != name
+        better = improvement(gold[name], gold[arm]) if there else None
+        gap = interval(differences(gold[name], gold[arm])) if there else None
         result |= {
             f"p_improve_over_{baseline}": better["p"] if better else None,
             f"p_improve_over_{baseline}_ci95": better["ci95"] if better else None,
@@ -178,11 +201,17 @@ def _final_gold(row: Row) -> float | None:
 
 
 def best_selectors(rows: Sequence[Row], count: int = 3) -> list[str]:
-    """The selectors of stage 1 with the highest gain over `random` in gold at equal KL; controls are no candidates."""
-    first = [row for row in rows if row["rule"] == "full"]
-    found = summarise(first)
-    candidates = [name for name in found if name not in CONTROLS and found[name]["gain_over_random"] is not None]
-    return sorted(candidates, key=lambda name: -found[name]["gain_over_random"])[:count]
+    """The selectors with the highest gain over `random` in gold at equal KL, ungated; controls are no candidates.
+
+    Without the gate, because where it refuses a refresh all selectors are one run.
+    """
+    found = summarise([row for row in rows if row["rule"] in ("full", UNGATED)])
+    gains = {
+        name: found[arm]["gain_over_random"] for name in _selectors(rows) if (arm := under(name, UNGATED)) in found
+    }
+    candidates = [name for name, gain in gains.items() if name not in CONTROLS and gain is not None]
+    return sorted(candidates, key=lambda name: -gains[name])[:count]
 
 
-CONTROLS = ("none", "random", "all", "length_matched_random", "lowest_similarity")
+def _selectors(rows: Iterable[Row]) -> list[str]:
+    return list(dict.fromkeys(row["selector"] for row in rows))

@@ -36,7 +36,7 @@ from inverse_alignment.text.tokenizers import load_tokenizer
 from inverse_alignment.world.gold import gold_reward
 from tasks.run_stage import Execute, driving
 
-STEPS, WINDOW = 32, 4
+STEPS, WINDOW = 24, 4
 ACCURACY = (0.6, 0.85)
 FREE_KL = 0.002
 """Price of KL where there is no KL control: enough to keep numbers finite."""

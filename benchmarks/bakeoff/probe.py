@@ -42,6 +42,7 @@ class Probe:
 
     def __init__(self, config: PipelineConfig, unit: Unit, start: Start, rollouts: Artifact) -> None:
         self.config, self.unit, self.start = config, unit, start
+        self._judged: dict[str, dict[str, Any]] = {}
         self.answers = read_jsonl(Path(rollouts.uri) / "rollouts.jsonl", Rollout)
         self.sample = read_jsonl(Path(start.reference_rollouts.uri) / "rollouts.jsonl", Rollout)
         self.test = read_split(Path(start.preferences.uri), "test")
@@ -50,7 +51,7 @@ class Probe:
 
     def first(self) -> dict[str, Any]:
         """The reward model that all arms start from."""
-        return self.judge(self._load(self.start.reward.part("model")))
+        return self._of(self.start.reward.part("model"))
 
     def refreshed(self, arm: Arm, execute: Execute) -> dict[str, Any]:
         """The arm's first refresh, without the gate: what the gate was asked to judge."""
@@ -61,7 +62,7 @@ class Probe:
         _, entry = run_up_to(
             lambda: inverse_alignment(config, name, seed, self.start), f"{name}-s{seed}-r1-refresh", execute
         )
-        return self.judge(self._load(entry.artifact.part("model")))
+        return self._of(entry.artifact.part("model"))
 
     def subset(self, selection: Artifact, partial: Path) -> dict[str, Any]:
         """A reward model of the selected pairs alone, from the SFT policy: as many as of every other selector."""
@@ -99,10 +100,12 @@ class Probe:
             rows.setdefault(answer.prompt.key, []).append(float(value))
         return np.array(list(rows.values()))
 
-    def _load(self, model: Artifact) -> CalibratedReward:
-        return load_calibrated(
-            Path(model.uri), CPU, self.config.models.reward.context, self.config.runtime.scoring_rows
-        )
+    def _of(self, model: Artifact) -> dict[str, Any]:
+        """`judge` of a stored model, once for equal ones."""
+        if model.digest not in self._judged:
+            context, rows = self.config.models.reward.context, self.config.runtime.scoring_rows
+            self._judged[model.digest] = self.judge(load_calibrated(Path(model.uri), CPU, context, rows))
+        return self._judged[model.digest]
 
     def _trained(
         self, pairs: list[Comparison], weights: np.ndarray, config: TrainReward, partial: Path

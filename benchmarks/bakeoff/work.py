@@ -10,14 +10,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.bakeoff.plan import Arm, Unit, config_of, digest_of_arm, digest_of_code, node_name, world_of
 from flows.inverse_alignment import Round, Start, inverse_alignment, shared_data, shared_start
 from inverse_alignment.config import PipelineConfig
+from inverse_alignment.core.artifact import Artifact
 from inverse_alignment.core.store import open_store
-from inverse_alignment.stages.select import NoSelection
+from tasks import stages
 from tasks.run_stage import Execute, driving
+
+if TYPE_CHECKING:
+    from benchmarks.bakeoff.probe import Probe
 
 HEAVY = ("ppo", "select", "refresh", "evaluate", ".partial")
 """What is deleted of a unit whose arms are done: all but the start that a later arm would need again."""
@@ -51,6 +55,8 @@ def run(job: Job, folder: Path, tell: Callable[[Row], None]) -> None:
     """
     import torch
 
+    from benchmarks.bakeoff.probe import Probe
+
     torch.set_num_threads(1)
     home = folder / job.unit.name
     config = config_of(job.unit, job.arms, home)
@@ -60,8 +66,10 @@ def run(job: Job, folder: Path, tell: Callable[[Row], None]) -> None:
     with driving(execute):
         start = shared_start(config, job.unit.seed, shared_data(config))
         seconds = {"start": round(time.monotonic() - began, 2), "start_cpu": round(time.process_time() - cpu, 2)}
+        rollouts = _first_rollouts(config, job.unit, start)
+        probe = Probe(config, job.unit, start, rollouts)
         for arm in job.arms:
-            tell({**run_arm(job.unit, arm, config, start, execute), **seconds})
+            tell({**run_arm(arm, probe, execute), **seconds})
     for stage in HEAVY:
         shutil.rmtree(Path(config.store) / stage, ignore_errors=True)
 
@@ -78,14 +86,19 @@ def write_data(home: Path, unit: Unit) -> None:
     os.rename(scratch, home / "data")
 
 
-def run_arm(unit: Unit, arm: Arm, config: PipelineConfig, start: Start, execute: Execute) -> Row:
-    """All rounds of an arm, and its reward models before any of them, as one row."""
-    from benchmarks.bakeoff.probe import Probe
+def _first_rollouts(config: PipelineConfig, unit: Unit, start: Start) -> Artifact:
+    """What every arm's first selection looks at: answers of the SFT policy."""
+    policy = start.sft.part("policy")
+    given = {"policy": policy, "reference": policy, "preferences": start.preferences}
+    return stages.roll_out("first-rollouts", config, unit.seed, rollout=config.rollout, **given)
 
+
+def run_arm(arm: Arm, probe: Probe, execute: Execute) -> Row:
+    """All rounds of an arm, and its reward models before any of them, as one row."""
+    config, unit, start = probe.config, probe.unit, probe.start
     began, cpu = time.monotonic(), time.process_time()
     rounds = inverse_alignment(config, node_name(arm), unit.seed, start)
     ran = time.monotonic()
-    probe = Probe(config, unit, start, rounds[0].rollouts)
     first: dict[str, Any] = {"start": probe.first()}
     if rounds[0].selection is not None:
         first["refreshed"] = probe.refreshed(arm, execute)
@@ -108,7 +121,6 @@ def run_arm(unit: Unit, arm: Arm, config: PipelineConfig, start: Start, execute:
             "seconds": ran - began,
             "seconds_probe": time.monotonic() - ran,
             "cpu_seconds": time.process_time() - cpu,
-            "refreshes": not isinstance(config.for_arm(node_name(arm)).selection, NoSelection),
         }
     )
 

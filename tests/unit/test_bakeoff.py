@@ -16,7 +16,8 @@ def row(arm, heterogeneity=0.0, seed=0, slope=0.1, accepted=None, kl=1.0, **more
     moved = [max(0, step - 3) for step in range(STEPS)]
     return {
         "arm": arm,
-        "rule": "full",
+        "selector": arm.partition("+")[0],
+        "rule": arm.partition("+")[2] or "full",
         "heterogeneity": heterogeneity,
         "seed": seed,
         "code": "c",
@@ -79,6 +80,15 @@ def test_numbers_of_an_arm(monkeypatch):
     assert best["seeds"] == 2 and best["seconds"] == 3.0
 
 
+def test_an_arm_is_held_against_random_under_its_own_rule(monkeypatch):
+    monkeypatch.setattr(analysis, "TARGET_KL", 2.0)
+    slopes = {"none": 0.0, "random": 0.1, "random+lora": 0.3, "best": 0.2, "best+lora": 0.2, "best+head": 0.2}
+    found = analysis.summarise([row(name, slope=slope) for name, slope in slopes.items()])
+    assert found["best"]["gain_over_random"] == pytest.approx(0.2)
+    assert found["best+lora"]["gain_over_random"] == pytest.approx(-0.2)
+    assert found["best+head"]["gain_over_random"] is None and found["best+head"]["gain_over_none"] == pytest.approx(0.4)
+
+
 def test_a_run_that_never_is_so_far_is_left_out_on_both_sides(monkeypatch):
     monkeypatch.setattr(analysis, "TARGET_KL", 2.0)
     gaps = analysis.differences({(0.0, 0): 1.0, (0.0, 1): None, (0.5, 0): 3.0}, {(0.0, 0): 0.5, (0.0, 1): 0.5})
@@ -89,7 +99,9 @@ def test_a_run_that_never_is_so_far_is_left_out_on_both_sides(monkeypatch):
 def test_the_best_are_chosen_over_random_and_no_control_is_a_candidate(monkeypatch):
     monkeypatch.setattr(analysis, "TARGET_KL", 2.0)
     slopes = {"none": 0.1, "random": 0.1, "all": 0.9, "similarity": 0.2, "likelihood": 0.3, "influence": 0.0}
-    found = analysis.best_selectors([row(name, slope=slope) for name, slope in slopes.items()], 2)
+    ungated = [row(f"{name}+gate_off", slope=slope) for name, slope in slopes.items()]
+    gated = [row(name, slope=1 - slope) for name, slope in slopes.items()]
+    found = analysis.best_selectors([*gated, *ungated], 2)
     assert found == ["likelihood", "similarity"]
 
 

@@ -1,0 +1,248 @@
+"""The results page: tables and figures from the rows, put between the marks of a text that people write.
+
+`<!-- made: NAME -->` and `<!-- end -->` enclose what is made; everything else of the page stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bakeoff import analysis, figures
+from benchmarks.bakeoff.plan import ROOT
+from benchmarks.bakeoff.rows import Row
+
+PAGE = ROOT / "docs/results/inverse-alignment.md"
+MARKED = re.compile(r"<!-- made: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
+NONE = "–"
+
+
+def render(rows: Sequence[Row], folder: Path, page: Path = PAGE) -> None:
+    """Replace every marked part of the page, and write the figures into `folder`.
+
+    Raises:
+        ValueError: there are no rows, they come from several versions of the code, or the page names a part that
+            nothing makes.
+    """
+    if not rows:
+        raise ValueError("there are no rows to show")
+    if len({row["code"] for row in rows}) > 1:
+        raise ValueError("the rows come from several versions of the code: run the rest, or leave the old ones out")
+    text = MARKED.sub(lambda found: _made(found[1], rows), page.read_text(encoding="utf-8"))
+    page.write_text(text, encoding="utf-8")
+    figures.draw(rows, folder)
+
+
+def _made(name: str, rows: Sequence[Row]) -> str:
+    if name not in PARTS:
+        raise ValueError(f"nothing makes the part '{name}'; there are {', '.join(PARTS)}")
+    return f"<!-- made: {name} -->\n{PARTS[name](rows)}\n<!-- end -->"
+
+
+def of_stage(rows: Sequence[Row], stage: int, rule: str = "full") -> list[Row]:
+    """Stage 1: every selector under one of its rules. Stage 2: the selectors that have rows under the others."""
+    if stage == 1:
+        return [row for row in rows if row["rule"] == rule or row["arm"] == "none"]
+    others = [row for row in rows if row["rule"] not in analysis.STAGE_1]
+    chosen, seeds = {row["selector"] for row in others}, {row["seed"] for row in others}
+    return [row for row in rows if row["selector"] in {*chosen, "none"} and row["seed"] in seeds]
+
+
+def provenance(rows: Sequence[Row]) -> str:
+    """What the numbers are made from."""
+    seeds = sorted({row["seed"] for row in rows})
+    commit = subprocess.run(
+        ["git", "-C", str(ROOT), "log", "-1", "--format=%h", "--", "src", "flows", "tasks", "benchmarks/bakeoff"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    levels = ", ".join(f"{level:g}" for level in sorted({row["heterogeneity"] for row in rows}))
+    seconds = sum(row["seconds"] + row["seconds_probe"] for row in rows)
+    return (
+        f"{len(rows)} runs: heterogeneity {levels}, seeds {seeds[0]} to {seeds[-1]}; commit {commit}, code digest "
+        f"`{rows[0]['code']}`; {seconds / 3600:.1f} hours of one core. Intervals are 95 % stratified bootstrap "
+        f"intervals of interquartile means ({analysis.RESAMPLES:,} resamples)."
+    )
+
+
+def results(rows: Sequence[Row], stage: int = 1, rule: str = "full") -> str:
+    """Gold at equal KL and all that is said beside it, best first."""
+    found = analysis.summarise(of_stage(rows, stage, rule))
+    header = [
+        "arm",
+        f"gold at KL {analysis.TARGET_KL:g}",
+        "gain over none",
+        "gain over random",
+        "P over none",
+        "P over random",
+        "steps to threshold",
+        "final gold",
+        "accepted",
+        "runs (reach KL)",
+    ]
+    lines = [
+        [
+            f"`{name}`",
+            _with(one["gold_at_equal_kl"], one["ci95"]),
+            _with(one["gain_over_none"], one["gain_over_none_ci95"], sign=True),
+            _with(one["gain_over_random"], one["gain_over_random_ci95"], sign=True),
+            _with(one["p_improve_over_none"], one["p_improve_over_none_ci95"]),
+            _with(one["p_improve_over_random"], one["p_improve_over_random_ci95"]),
+            f"{_number(one['steps_to_threshold'], 1)} ({one['runs_that_reach_threshold']})",
+            _number(one["final_gold"]),
+            _percent(one["acceptance_rate"]),
+            f"{one['runs']} ({one['runs_that_reach_kl']})",
+        ]
+        for name, one in sorted(found.items(), key=lambda item: -_or_least(item[1]["gold_at_equal_kl"]))
+    ]
+    return _table(header, lines)
+
+
+def by_heterogeneity(rows: Sequence[Row]) -> str:
+    """The gain over `random` and `none` at each heterogeneity: when does pooling hurt?"""
+    first = of_stage(rows, 1, analysis.UNGATED)
+    levels = sorted({row["heterogeneity"] for row in first})
+    found = {level: analysis.summarise([row for row in first if row["heterogeneity"] == level]) for level in levels}
+    header = ["arm", *(f"over {baseline}, h = {level:g}" for baseline in analysis.BASELINES for level in levels)]
+    lines = [
+        [f"`{name}`"]
+        + [
+            _with(found[level][name][f"gain_over_{baseline}"], found[level][name][f"gain_over_{baseline}_ci95"], True)
+            for baseline in analysis.BASELINES
+            for level in levels
+        ]
+        for name in found[levels[0]]
+        if name != "none"
+    ]
+    return _table(header, lines)
+
+
+def before_rl(rows: Sequence[Row]) -> str:
+    """Reward models before any policy learned from them, as differences from the one that all arms start from."""
+    first = of_stage(rows, 1)
+    header = [
+        "arm",
+        "on-policy accuracy",
+        "reward variance",
+        "best of 8",
+        "subset alone: on-policy accuracy",
+        "variance",
+        "margin",
+    ]
+    lines = []
+    for name in dict.fromkeys(row["arm"] for row in first):
+        if name == "none":
+            continue
+        mine = [row for row in first if row["arm"] == name]
+        lines.append(
+            [
+                f"`{name}`",
+                *(
+                    _change(mine, partial(_moved, key=key))
+                    for key in ("on_policy_accuracy", "reward_variance", "best_of_8")
+                ),
+                *(
+                    _change(mine, partial(_of, model="subset", key=key), sign=False)
+                    for key in ("on_policy_accuracy", "reward_variance", "margin")
+                ),
+            ]
+        )
+    return _table(header, lines)
+
+
+def gates(rows: Sequence[Row]) -> str:
+    """What the gate saw and decided, by arm and round."""
+    lines = []
+    for name in dict.fromkeys(row["arm"] for row in rows):
+        mine = [row for row in rows if row["arm"] == name and row["rounds"][0]["gate"]]
+        for number in range(len(mine[0]["rounds"]) if mine else 0):
+            seen = [row["rounds"][number]["gate"] for row in mine]
+            lines.append(
+                [
+                    f"`{name}`",
+                    str(number + 1),
+                    f"{sum(gate['accepted'] for gate in seen)} of {len(seen)}",
+                    _number(sum(gate["gain"] for gate in seen) / len(seen), 4, sign=True),
+                    _number(sum(gate["detectable"] for gate in seen) / len(seen), 4),
+                ]
+            )
+    return _table(["arm", "round", "accepted", "gain (nats a pair)", "smallest detectable"], lines)
+
+
+def start(rows: Sequence[Row]) -> str:
+    """What all arms start from, by heterogeneity."""
+    none = [row for row in rows if row["arm"] == "none"]
+    lines = []
+    for level in sorted({row["heterogeneity"] for row in none}):
+        mine = [row for row in none if row["heterogeneity"] == level]
+        lines.append(
+            [
+                f"{level:g}",
+                _change(mine, lambda row: row["start_evaluation"]["gold_reward"], sign=False),
+                _change(mine, lambda row: row["start_evaluation"]["offline_accuracy"], sign=False),
+                _change(mine, lambda row: _of(row, "start", "on_policy_accuracy"), sign=False),
+                _change(mine, lambda row: row["rounds"][-1]["evaluation"]["on_policy_accuracy"], sign=False),
+                _change(mine, lambda row: row["rounds"][-1]["evaluation"]["gold_reward"], sign=False),
+            ]
+        )
+    return _table(
+        ["heterogeneity", "SFT gold", "offline accuracy", "on-policy accuracy", "after PPO (none)", "gold after PPO"],
+        lines,
+    )
+
+
+PARTS: Mapping[str, Callable[[Sequence[Row]], str]] = {
+    "provenance": provenance,
+    "start": start,
+    "selectors": results,
+    "ungated": lambda rows: results(rows, 1, analysis.UNGATED),
+    "heterogeneity": by_heterogeneity,
+    "before_rl": before_rl,
+    "rules": lambda rows: results(rows, 2),
+    "gates": gates,
+}
+
+
+def _of(row: Row, model: str, key: str) -> float:
+    measured: dict[str, Any] = row["before_rl"][model]
+    return float(measured["best_of"]["8"] if key == "best_of_8" else measured[key])
+
+
+def _moved(row: Row, key: str) -> float:
+    """What the first refresh changed, gate or not."""
+    return _of(row, "refreshed", key) - _of(row, "start", key)
+
+
+def _change(rows: Sequence[Row], value: Callable[[Row], float], sign: bool = True) -> str:
+    cells: analysis.Scores = {(row["heterogeneity"], row["seed"]): value(row) for row in rows}
+    found = analysis.interval(cells)
+    return _with(found.mean, [found.low, found.high], sign, 3) if found else NONE
+
+
+def _with(value: float | None, bounds: Sequence[float] | None, sign: bool = False, digits: int = 2) -> str:
+    if value is None or bounds is None:
+        return NONE
+    low, high = (_number(bound, digits, sign) for bound in bounds)
+    return f"{_number(value, digits, sign)} ({low} to {high})"
+
+
+def _number(value: float | None, digits: int = 2, sign: bool = False) -> str:
+    return NONE if value is None else f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return NONE if value is None else f"{value:.0%}"
+
+
+def _or_least(value: float | None) -> float:
+    return -1e9 if value is None else value
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
