@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import queue
+import subprocess
 import sys
 import time
 import traceback
@@ -111,7 +112,7 @@ def _jobs(units: Sequence[Unit], chosen: Sequence[Arm], options: argparse.Namesp
 
 def _run_all(jobs: Sequence[Job], folder: Path, rows: Path, processes: int) -> int:
     """Run jobs in worker processes and append their rows; how many units failed."""
-    left = sum(len(job.arms) for job in jobs)
+    left, commit = sum(len(job.arms) for job in jobs), _commit()
     print(f"{left} runs in {len(jobs)} units to do", flush=True)
     context = multiprocessing.get_context("spawn")
     todo: Any = context.Queue()
@@ -132,7 +133,7 @@ def _run_all(jobs: Sequence[Job], folder: Path, rows: Path, processes: int) -> i
             continue
         if what == "row":
             done += 1
-            table.append(rows, value)
+            table.append(rows, {**value, "commit": commit})
             print(_progress(value, done, left, time.monotonic() - began), flush=True)
         elif what == "failed":
             failed += 1
@@ -140,6 +141,12 @@ def _run_all(jobs: Sequence[Job], folder: Path, rows: Path, processes: int) -> i
         else:
             ended += 1
     return failed
+
+
+def _commit() -> str:
+    """The commit that is checked out."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _work(todo: Any, told: Any, folder: Path) -> None:

@@ -1,8 +1,8 @@
 """`python -m benchmarks.bakeoff.criteria --json out.json`: is the bake-off's world fit for it? No arm is involved.
 
 On the tuning seeds: (a) the first reward model's accuracy on held-out pairs lies between 0.6 and 0.85; (b) PPO on the
-gold reward itself improves gold; (c) PPO on that reward model without KL control over-optimises: its score rises to the
-end while gold falls from its best, or the model ranks the policy's answers no better than chance.
+gold reward itself improves gold by more than 0.3; (c) PPO on that reward model without KL control over-optimises: its
+score rises while gold ends 0.1 below its best, or the model ranks the policy's answers no better than chance.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def judge(accuracy: float, on_gold: dict[str, list[float]], free: dict[str, list
     """What the criteria say of one unit."""
     gold, proxy = running_means(free["gold"], WINDOW), running_means(free["proxy"], WINDOW)
     climbed = running_means(on_gold["gold"], WINDOW)
+    accuracy_end = float(np.nanmean(free["proxy_accuracy"][-WINDOW:]))
     return {
         "accuracy": accuracy,
         "accuracy_in_range": ACCURACY[0] <= accuracy <= ACCURACY[1],
@@ -90,9 +91,9 @@ def judge(accuracy: float, on_gold: dict[str, list[float]], free: dict[str, list
         "free_gold_fall": max(gold) - gold[-1],
         "free_proxy_gain": proxy[-1] - proxy[0],
         "free_kl": free["kl"][-1],
-        "free_accuracy_end": float(np.nanmean(free["proxy_accuracy"][-WINDOW:])),
+        "free_accuracy_end": accuracy_end,
         "improves_on_gold": climbed[-1] - climbed[0] > 0.3,
-        "over_optimises": proxy[-1] > proxy[0] and max(gold) - gold[-1] > 0.1,
+        "over_optimises": proxy[-1] > proxy[0] and (max(gold) - gold[-1] > 0.1 or accuracy_end <= 0.5),
     }
 
 

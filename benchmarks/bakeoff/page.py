@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -55,16 +54,11 @@ def of_stage(rows: Sequence[Row], stage: int, rule: str = "full") -> list[Row]:
 def provenance(rows: Sequence[Row]) -> str:
     """What the numbers are made from."""
     seeds = sorted({row["seed"] for row in rows})
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "log", "-1", "--format=%h", "--", "src", "flows", "tasks", "benchmarks/bakeoff"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
+    commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
     levels = ", ".join(f"{level:g}" for level in sorted({row["heterogeneity"] for row in rows}))
     seconds = sum(row["seconds"] + row["seconds_probe"] for row in rows)
     return (
-        f"{len(rows)} runs: heterogeneity {levels}, seeds {seeds[0]} to {seeds[-1]}; commit {commit}, code digest "
+        f"{len(rows)} runs: heterogeneity {levels}, seeds {seeds[0]} to {seeds[-1]}; commit {commits}, code digest "
         f"`{rows[0]['code']}`; {seconds / 3600:.1f} hours of one core. Intervals are 95 % stratified bootstrap "
         f"intervals of interquartile means ({analysis.RESAMPLES:,} resamples)."
     )

@@ -5,10 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bakeoff import analysis, rows
+from benchmarks.bakeoff import analysis, page, rows
 from benchmarks.bakeoff.plan import HETEROGENEITIES, TUNING_SEEDS, Arm, Unit, arms, config_of, digest_of_arm, read_plan
 
 STEPS = 8
+
+
+def judged(value):
+    """What a reward model was measured to be."""
+    best_of = {str(n): value * n for n in (1, 2, 4, 8)}
+    return {"on_policy_accuracy": value, "reward_variance": 2 * value, "margin": 3 * value, "best_of": best_of}
 
 
 def row(arm, heterogeneity=0.0, seed=0, slope=0.1, accepted=None, kl=1.0, **more):
@@ -21,6 +27,7 @@ def row(arm, heterogeneity=0.0, seed=0, slope=0.1, accepted=None, kl=1.0, **more
         "heterogeneity": heterogeneity,
         "seed": seed,
         "code": "c",
+        "commit": "abc1234",
         "config": f"of-{arm}",
         "seconds": 2.0,
         "seconds_probe": 1.0,
@@ -30,9 +37,14 @@ def row(arm, heterogeneity=0.0, seed=0, slope=0.1, accepted=None, kl=1.0, **more
             "gold": [slope * step - 1.0 for step in moved],
             "rm_score": [0.0] * STEPS,
         },
+        "start_evaluation": {"gold_reward": -1.0, "offline_accuracy": 0.75},
         "rounds": [
-            {"evaluation": {"gold_reward": slope}, "gate": None if accepted is None else {"accepted": accepted}}
+            {
+                "evaluation": {"gold_reward": slope, "on_policy_accuracy": 0.5},
+                "gate": None if accepted is None else {"accepted": accepted, "gain": 0.01, "detectable": 0.02},
+            }
         ],
+        "before_rl": {model: judged(place * slope) for place, model in enumerate(("start", "refreshed", "subset"))},
         **more,
     }
 
@@ -154,6 +166,56 @@ def test_every_arm_sees_as_many_pairs_and_ppo_steps(tmp_path: Path):
     settings = [config.for_arm(name) for name in config.arms]
     seen = {(one.refresh.pairs_seen, one.refresh.batch_size, one.ppo.steps, one.ppo.batch_size) for one in settings}
     assert len(seen) == 1
+
+
+SEEN = [
+    *(
+        row(name, level, seed, slope, accepted)
+        for name, slope, accepted in (
+            ("none", 0.1, None),
+            ("random", 0.1, True),
+            ("similarity", 0.2, False),
+            ("random+gate_off", 0.1, True),
+            ("similarity+gate_off", 0.3, True),
+            ("random+lora", 0.1, True),
+            ("similarity+lora", 0.2, True),
+        )
+        for level in (0.0, 1.0)
+        for seed in (0, 1)
+    ),
+]
+
+
+def test_a_page_keeps_what_people_wrote_and_shows_what_rows_say(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(analysis, "TARGET_KL", 2.0)
+    path = tmp_path / "page.md"
+    parts = "\n\n".join(f"Of {name}:\n\n<!-- made: {name} -->\nSTALE\n<!-- end -->" for name in page.PARTS)
+    path.write_text(f"# Title\n\n{parts}\n\nThe end.\n")
+    page.render(SEEN, tmp_path / "figures", path)
+    first = path.read_text()
+    assert first.startswith("# Title\n\nOf provenance:") and first.endswith("The end.\n") and "STALE" not in first
+    # 0.2 a step against 0.1, two steps from the start: 0.2 more, in all cells alike
+    line = next(line for line in first.splitlines() if line.startswith("| `similarity` | -0.60"))
+    assert "| +0.20 (+0.20 to +0.20) | +0.20 (+0.20 to +0.20) | 1.00 (1.00 to 1.00) |" in line and "| 0% |" in line
+    assert "| `similarity+gate_off` | -0.40" in first and "| `similarity+lora` |" in first
+    assert "| `similarity` | 1 | 0 of 4 | +0.0100 | 0.0200 |" in first
+    assert "28 runs: heterogeneity 0, 1, seeds 0 to 1; commit abc1234, code digest `c`" in first
+    drawn = {file.name: file.read_bytes() for file in (tmp_path / "figures").iterdir()}
+    assert {"gain.svg", "curves.svg", "best-of-n.svg"} <= set(drawn)
+    page.render(SEEN, tmp_path / "figures", path)
+    assert path.read_text() == first
+    assert {file.name: file.read_bytes() for file in (tmp_path / "figures").iterdir()} == drawn
+
+
+def test_a_page_is_not_made_of_rows_of_two_versions_nor_of_parts_that_nothing_makes(tmp_path: Path):
+    path = tmp_path / "page.md"
+    path.write_text("<!-- made: nonsense -->\n<!-- end -->")
+    with pytest.raises(ValueError, match="no rows"):
+        page.render([], tmp_path, path)
+    with pytest.raises(ValueError, match="several versions"):
+        page.render([row("none"), row("none", seed=1) | {"code": "d"}], tmp_path, path)
+    with pytest.raises(ValueError, match="nothing makes the part 'nonsense'"):
+        page.render([row("none")], tmp_path, path)
 
 
 def test_results_come_from_no_seed_that_tuned_the_world():
