@@ -12,6 +12,7 @@ from inverse_alignment.core.protocols import Embed
 from inverse_alignment.core.records import Prompt
 from inverse_alignment.core.seeding import derive_seed
 from inverse_alignment.maths.density_ratio import mean_one_weights
+from inverse_alignment.selection.best import best
 from inverse_alignment.selection.selection import Selection, require_at_most
 
 
@@ -66,7 +67,8 @@ def keep_top(scores: PairScores, k: int, key: str) -> Selection:
         UserError: there are fewer than k candidates.
     """
     require_at_most(k, int(scores.allowed.sum()), scores.candidates, f"{key}.k")
-    return _kept(scores, scores.ranked(np.flatnonzero(scores.allowed))[:k])
+    rows = np.flatnonzero(scores.allowed)
+    return _kept(scores, rows[best(scores.values[rows], scores.ties[rows], k)])
 
 
 def keep_above(scores: PairScores, least: float, key: str) -> Selection:
