@@ -15,7 +15,6 @@ import queue
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from benchmarks.bakeoff.plan import (
     digest_of_code,
     read_plan,
 )
-from benchmarks.bakeoff.work import Job, Row, run
+from benchmarks.bakeoff.work import Job, Row, work
 from inverse_alignment.core.errors import UserError
 
 ROWS = ROOT / "docs/results/inverse-alignment/rows.jsonl"
@@ -119,7 +118,7 @@ def _run_all(jobs: Sequence[Job], folder: Path, rows: Path, processes: int) -> i
     told: Any = context.Queue()
     for job in jobs:
         todo.put(job)
-    workers = [context.Process(target=_work, args=(todo, told, folder), daemon=True) for _ in range(processes)]
+    workers = [context.Process(target=work, args=(todo, told, folder), daemon=True) for _ in range(processes)]
     for worker in workers:
         todo.put(None)
         worker.start()
@@ -147,17 +146,6 @@ def _commit() -> str:
     """The commit that is checked out."""
     command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _work(todo: Any, told: Any, folder: Path) -> None:
-    """A worker: units from the queue until there is none."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    while (job := todo.get()) is not None:
-        try:
-            run(job, folder, lambda row: told.put(("row", row)))
-        except Exception:
-            told.put(("failed", f"{job.unit.name}:\n{traceback.format_exc()}"))
-    told.put(("ended", None))
 
 
 def _progress(row: Row, done: int, total: int, seconds: float) -> str:

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,17 @@ class Job:
 
     unit: Unit
     arms: tuple[Arm, ...]
+
+
+def work(todo: Any, told: Any, folder: Path) -> None:
+    """A worker process: jobs from a queue until there is none; rows and failures into another."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    while (job := todo.get()) is not None:
+        try:
+            run(job, folder, lambda row: told.put(("row", row)))
+        except Exception:
+            told.put(("failed", f"{job.unit.name}:\n{traceback.format_exc()}"))
+    told.put(("ended", None))
 
 
 def run(job: Job, folder: Path, tell: Callable[[Row], None]) -> None:
