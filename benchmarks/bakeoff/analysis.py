@@ -24,6 +24,8 @@ TARGET_KL = 5.0
 """Nats to the SFT policy at which gold is compared: the PPO of every tuning run without refresh passes it."""
 GAIN = 0.3
 """Gold above the SFT policy's that counts as reached."""
+LEAST_REACHED = 0.9
+"""Share of an arm's runs that must come to that KL; an arm of which fewer do is not ranked."""
 WINDOW, WARMUP = 3, 3
 """PPO steps averaged into one point of the way; and those at the start in which the policy does not move."""
 BASELINES = ("none", "random")
@@ -205,12 +207,59 @@ def best_selectors(rows: Sequence[Row], count: int = 3) -> list[str]:
 
     Without the gate, because where it refuses a refresh all selectors are one run.
     """
-    found = summarise([row for row in rows if row["rule"] in ("full", UNGATED)])
+    found = summarise([row for row in rows if row["rule"] == UNGATED])
     gains = {
-        name: found[arm]["gain_over_random"] for name in _selectors(rows) if (arm := under(name, UNGATED)) in found
+        selector: found[arm]["gain_over_random"]
+        for selector in _candidates(rows)
+        if (arm := under(selector, UNGATED)) in found and ranked(found[arm])
     }
-    candidates = [name for name, gain in gains.items() if name not in CONTROLS and gain is not None]
-    return sorted(candidates, key=lambda name: -gains[name])[:count]
+    return sorted((name for name, gain in gains.items() if gain is not None), key=lambda name: -gains[name])[:count]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes the default: of the arms that pass, the one with the largest gain over `none`; None if none does.
+
+    Attributes:
+        passing: gains over both baselines, at the corrected confidence.
+    """
+
+    candidates: int
+    confidence: float
+    passing: dict[str, dict[str, Interval]]
+    chosen: str | None
+
+
+def verdict(rows: Sequence[Row]) -> Verdict:
+    """The arms of stage 1 whose gains over both baselines are above 0 at a confidence corrected for their number."""
+    first = [row for row in rows if row["rule"] in STAGE_1]
+    gold = by_arm(first, lambda row: Way.of(row).gold_at(TARGET_KL))
+    tried = {under(name, rule): rule for name in _candidates(first) for rule in STAGE_1 if under(name, rule) in gold}
+    confidence = 1 - (1 - CONFIDENCE) / max(1, len(tried))
+    passing = {}
+    for arm, rule in tried.items():
+        baselines = {"none": "none", "random": under("random", rule)}
+        if not _enough(gold[arm]) or not gold.keys() >= set(baselines.values()):
+            continue
+        gains = {name: interval(differences(gold[arm], gold[other]), confidence) for name, other in baselines.items()}
+        sure = {name: gain for name, gain in gains.items() if gain is not None and gain.low > 0}
+        if len(sure) == len(baselines):
+            passing[arm] = sure
+    chosen = max(passing, key=lambda arm: passing[arm]["none"].mean, default=None)
+    return Verdict(len(tried), confidence, passing, chosen)
+
+
+def ranked(arm: Mapping[str, Any]) -> bool:
+    """Whether enough of an arm's runs come to the KL at which gold is compared."""
+    return bool(arm["runs_that_reach_kl"] >= LEAST_REACHED * arm["runs"])
+
+
+def _enough(scores: Scores) -> bool:
+    return sum(value is not None for value in scores.values()) >= LEAST_REACHED * len(scores)
+
+
+def _candidates(rows: Iterable[Row]) -> list[str]:
+    return [name for name in _selectors(rows) if name not in CONTROLS]
 
 
 def _selectors(rows: Iterable[Row]) -> list[str]:

@@ -117,6 +117,52 @@ def test_the_best_are_chosen_over_random_and_no_control_is_a_candidate(monkeypat
     assert found == ["likelihood", "similarity"]
 
 
+def of_cells(arm, gain, **more):
+    """Runs of an arm in six worlds that differ."""
+    return [
+        row(arm, level, seed, 0.1 + level / 10 + seed / 10 + gain(level, seed), **more)
+        for level in (0.0, 1.0)
+        for seed in range(3)
+    ]
+
+
+def test_the_default_is_what_surely_gains_over_both_baselines(monkeypatch):
+    monkeypatch.setattr(analysis, "TARGET_KL", 2.0)
+    grid = [
+        *of_cells("none", lambda level, seed: 0.0),
+        *of_cells("random", lambda level, seed: 0.0),
+        *of_cells("random+gate_off", lambda level, seed: 0.3),
+        *of_cells("all", lambda level, seed: 0.9),  # a control
+        *of_cells("similarity", lambda level, seed: 0.2),
+        *of_cells("likelihood", lambda level, seed: 0.1),
+        *of_cells("influence", lambda level, seed: 0.5 if seed else -0.5),  # not surely
+        *of_cells("margin_small", lambda level, seed: 0.8, kl=0.1),  # never far enough
+        *of_cells("similarity+gate_off", lambda level, seed: 0.3),  # no better than random pairs without the gate
+    ]
+    found = analysis.verdict(grid)
+    assert found.candidates == 5 and found.confidence == pytest.approx(0.99)
+    assert set(found.passing) == {"similarity", "likelihood"} and found.chosen == "similarity"
+    assert found.passing["similarity"]["random"] == pytest.approx((0.4, 0.4, 0.4))
+    nothing = analysis.verdict([one for one in grid if one["arm"] in ("none", "random", "influence")])
+    assert nothing.chosen is None and nothing.passing == {}
+
+
+def test_nothing_is_chosen_before_all_worlds_are_there(monkeypatch):
+    monkeypatch.setattr(analysis, "TARGET_KL", 2.0)
+    grid = [
+        *of_cells("none", lambda *_: 0.0),
+        *of_cells("random", lambda *_: 0.0),
+        *of_cells("similarity", lambda *_: 0.2),
+    ]
+    assert page.default(grid) == "3 seeds at 2 heterogeneities: not all 30 worlds are there, nothing is chosen."
+    monkeypatch.setattr(page, "CELLS", 6)
+    assert page.default(grid) == (
+        "Of 1 candidates (confidence 95.00% each), `similarity` +0.40 (+0.40 to +0.40) over none and "
+        "+0.40 (+0.40 to +0.40) over random. The default becomes `similarity`."
+    )
+    assert "the default stays" in page.default(grid[:12])
+
+
 def test_rows_survive_a_line_that_was_cut_short(tmp_path: Path):
     path = tmp_path / "deep" / "rows.jsonl"
     rows.append(path, row("none"))
