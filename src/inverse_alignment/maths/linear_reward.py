@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import numpy as np
 
+STEPS, NEAR = 100, 1e-12
+"""Newton steps at most (about ten are taken), and squared length below which one is the last."""
+
 
 def fit_linear_reward(differences: np.ndarray, weights: np.ndarray, prior: float, centre: np.ndarray) -> np.ndarray:
     """The w (d,) that maximises `Σ c_i log σ(w · δ_i) - λ/2 |w - w_0|²`, by Newton's method.
 
-    The objective is strictly concave, so there is one. A step that would worsen it is halved; when none improves it by
-    more than rounding, the search ends.
+    The objective is strictly concave, so there is one. A step that would worsen it is halved. Near the optimum a step's
+    error is of the order of its square, and the objective has none of its digits: the last step is taken as it is.
 
     Args:
         differences: (n, d) δ.
@@ -31,16 +34,16 @@ def fit_linear_reward(differences: np.ndarray, weights: np.ndarray, prior: float
         return float(-(weights * np.logaddexp(0.0, -(differences @ at))).sum() - prior / 2 * (away @ away))
 
     w = centre
-    while True:
+    for _ in range(STEPS):
         gaps = differences @ w
         slope = (weights * _sigmoid(-gaps)) @ differences - prior * (w - centre)
         step = np.linalg.solve(pair_curvature(differences, gaps, weights, prior), slope)
+        if step @ step < NEAR:
+            break
         while objective(w + step) < objective(w):
             step = step / 2
-        better = w + step
-        if objective(better) == objective(w):
-            return w
-        w = better
+        w = w + step
+    return w + step
 
 
 def pair_curvature(differences: np.ndarray, gaps: np.ndarray, weights: np.ndarray, prior: float) -> np.ndarray:
