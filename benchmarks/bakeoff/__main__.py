@@ -72,6 +72,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--stage", type=int, choices=(1, 2), default=1, help="1: selectors, 2: rules (1)")
     parser.add_argument("--best", nargs="+", help="selectors of stage 2; without it the best three of stage 1")
     parser.add_argument("--selectors", nargs="+", help="only these of stage 1")
+    parser.add_argument("--rules", nargs="+", choices=STAGE_1, help="only these of stage 1")
     parser.add_argument("--seeds", type=int, nargs="+", help="0 to 9 in stage 1, 0 to 4 in stage 2, 0 to 2 if quick")
     parser.add_argument("--rows", type=Path, help=f"results file ({ROWS.relative_to(ROOT)})")
     parser.add_argument("--folder", type=Path, default=FOLDER, help=f"scratch ({FOLDER.relative_to(ROOT)})")
@@ -91,7 +92,7 @@ def _arms(options: argparse.Namespace) -> list[Arm]:
     if options.quick:
         return arms(QUICK, ("full",))
     if options.stage == 1:
-        return arms(options.selectors or plan["selectors"], STAGE_1)
+        return arms(options.selectors or plan["selectors"], options.rules or STAGE_1)
     best = options.best or best_selectors(table.newest(table.read(options.rows)))
     print(f"the best of stage 1: {', '.join(best)}", flush=True)
     return arms(["none", "random", *best], plan["rules"])
