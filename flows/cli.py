@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 DIVERGED, DIFFERS, USER_ERROR, INTERRUPTED = 1, 1, 2, 130
 PUBLISHED = Path("data/advice")
 CARD = Path("reports/data-card.html")
+SELECTIONS = Path("reports/selection")
 
 
 class Verbs(TyperGroup):
@@ -330,6 +331,29 @@ def publish(
     config, console = _load(params, preset, overrides), _console()
     for line in lines(name, make_dataset(name, node_of(node, run, round_), _flow(config), config)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def select(
+    node: Annotated[
+        str | None, typer.Argument(help="a selection of the plan, or ARM/SEED/ROUND; not needed for the only one")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="show why: telling pairs, their nearest policy answers, and a picture")
+    ] = False,
+    out: Annotated[Path, typer.Option("--out", help="folder for page and picture", metavar="DIR")] = SELECTIONS,
+    params: Params = PARAMS,
+    preset: Preset = None,
+    overrides: Overrides = None,
+) -> None:
+    """Say which pairs a round has chosen, and with --explain why, in a table and a picture.
+
+    Example: inverse-alignment select similarity/0/1 --explain
+    """
+    from flows.explain import show as show_selection
+
+    config = _load(params, preset, overrides)
+    show_selection(node, _flow(config), config, out, explain, _console())
 
 
 @app.command()

@@ -23,7 +23,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from inverse_alignment.core.artifact import METRICS, PENDING, RUNTIME, Artifact, pending
 from inverse_alignment.core.blocks import in_order
@@ -39,9 +39,6 @@ from inverse_alignment.stages.registry import STAGES, StageSpec
 from tasks import external, launch
 from tasks.signals import GRACE_SECONDS, deferred_sigterm
 from tasks.threads import limited
-
-if TYPE_CHECKING:
-    from inverse_alignment.core.cache import DiskCache
 
 Stages = Mapping[str, StageSpec]
 PLANNED = ("pending", "node")  # schemes of the artifacts that `Graph` and `Plan` hand out
@@ -274,19 +271,20 @@ class Execute:
         context = StageContext(out, partial, report, runtime, node.seed or 0)
         if node.stage not in HELPED:
             return context
-        digests = {name: artifact.digest for name, artifact in node.inputs.items()}
-        context = replace(context, digests=digests, spread=spread_of(runtime))
-        cache = self._cache(runtime)
-        return context if cache is None else replace(context, cache=cache)
+        return helped(context, node.inputs, self.store)
 
-    def _cache(self, runtime: RuntimeConfig) -> DiskCache | None:
-        if not runtime.cache_gib:
-            return None
-        from inverse_alignment.core.cache import DiskCache
 
-        cache = DiskCache(self.store.root / CACHE, round(runtime.cache_gib * 2**30))
-        cache.prune()
-        return cache
+def helped(context: StageContext, inputs: Mapping[str, Artifact], store: Store) -> StageContext:
+    """The context with what saves time, and changes nothing else: a cache, and who embeds and scores."""
+    digests = {name: artifact.digest for name, artifact in inputs.items()}
+    context = replace(context, digests=digests, spread=spread_of(context.runtime))
+    if not context.runtime.cache_gib:
+        return context
+    from inverse_alignment.core.cache import DiskCache
+
+    cache = DiskCache(store.root / CACHE, round(context.runtime.cache_gib * 2**30))
+    cache.prune()
+    return replace(context, cache=cache)
 
 
 def spread_of(runtime: RuntimeConfig) -> Spread:
