@@ -17,17 +17,18 @@ def best_of_n(scores: np.ndarray, values: np.ndarray, n: int) -> float:
     Raises:
         ValueError: n is not between 1 and N, or the shapes differ.
     """
-    answers = scores.shape[-1]
-    if not 1 <= n <= answers:
-        raise ValueError(f"best of {n} needs 1 to {answers} answers of a prompt")
     if scores.shape != values.shape:
         raise ValueError(f"{scores.shape} scores of {values.shape} values")
+    prompts, answers = scores.shape
+    if not 1 <= n <= answers:
+        raise ValueError(f"best of {n} needs 1 to {answers} answers of a prompt")
     weights = np.array([comb(place, n - 1) for place in range(answers)]) / comb(answers, n)
-    return float(np.mean([_shared(*row) @ weights for row in zip(scores, values, strict=True)]))
+    return float(np.mean([_shared(scores[row], values[row]) @ weights for row in range(prompts)]))
 
 
 def _shared(scores: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Values in the order of their scores, those of equal score replaced by their mean."""
     _, group = np.unique(scores, return_inverse=True)
     means = np.bincount(group, values) / np.bincount(group)
-    return np.asarray(means[np.sort(group)])
+    shared: np.ndarray = means[np.sort(group)]
+    return shared

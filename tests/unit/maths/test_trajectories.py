@@ -1,5 +1,6 @@
 """Values along a run's way: between points, at them, before the first and never."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ def test_by_hand(level, expected):
 
 def test_the_first_reach_counts_though_it_falls_again():
     assert at_first_reach([0.0, 2.0, 0.0, 2.0], [0.0, 1.0, 5.0, 9.0], 1.0) == 0.5
+    assert type(at_first_reach(np.array([0.0, 2.0]), np.array([0.0, 1.0]), 1.0)) is float
 
 
 def test_what_is_never_reached_has_no_value():
