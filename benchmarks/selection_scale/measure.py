@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
 from benchmarks.selection_scale.pool import RowEncoder, VectorPool, policy_vectors, texts
 from inverse_alignment.selection.keep import keep_top
+from inverse_alignment.selection.selection import Selection
 from inverse_alignment.selection.similarity import PairSimilarity, pair_similarity, similarity_scores
 
+T = TypeVar("T")
 BARE_ROWS = (512, 1024, 2048, 4096)
 """Rows of a product that the bare one may choose from: it takes its fastest."""
 KEPT = 2000
@@ -68,35 +70,49 @@ def compare(pool: VectorPool, samples: int) -> dict[str, Any]:
     """Alternate between both, shard after shard; then select from all of it."""
     others = policy_vectors(samples)
     chunk = fastest(pool, others)
-    parts, products, selections = [], [], []
+    parts: list[PairSimilarity] = []
+    products, selections = [], []
     for number, rows in enumerate(pool.shards):
         turns: dict[str, Callable[[], Any]] = {
-            "bare": lambda number=number: bare(pool, number, others, chunk),
-            "ours": lambda rows=rows: ours(pool, rows, samples),
+            "bare": partial(bare, pool, number, others, chunk),
+            "ours": partial(ours, pool, rows, samples),
         }
-        seconds, found = {}, {}
         for name in sorted(turns, reverse=number % 2 == 0):
-            began = time.perf_counter()
-            found[name] = turns[name]()
-            seconds[name] = time.perf_counter() - began
-        parts.append(found["ours"])
-        products.append(seconds["bare"])
-        selections.append(seconds["ours"])
-    began = time.perf_counter()
-    whole = PairSimilarity(*(np.concatenate(column) for column in zip(*map(_columns, parts), strict=True)))
-    kept = keep_top(similarity_scores(whole, "pair_min", 0.95), KEPT, "selection.keep")
-    end = time.perf_counter() - began
-    share = [of + end * of / sum(selections) for of in selections]  # the last step, shared out over the shards
+            spent, found = timed(turns[name])
+            if name == "ours":
+                parts.append(found)
+                selections.append(spent)
+            else:
+                products.append(spent)
+
+    def pick() -> Selection:
+        whole = PairSimilarity(*(np.concatenate(column) for column in zip(*map(_columns, parts), strict=True)))
+        return keep_top(similarity_scores(whole, "pair_min", 0.95), KEPT, "selection.keep")
+
+    end, kept = timed(pick)
+    mine, plain = np.array(selections), np.array(products)
+    mine += np.array(end) * mine / mine.sum(0)  # the last step, shared out over the shards
+    ratios = mine / plain
     return {
-        "time_ratio": statistics.median(mine / product for mine, product in zip(share, products, strict=True)),
-        "seconds_selection": sum(share),
-        "seconds_product": sum(products),
-        "pairs_per_second": pool.pairs / sum(share),
-        "gflops_product": 4 * pool.pairs * samples * others.shape[1] / sum(products) / 1e9,
+        "time_ratio": float(np.median(ratios[:, 0])),
+        "cpu_ratio": float(np.median(ratios[:, 1])),
+        "seconds_selection": float(mine[:, 0].sum()),
+        "seconds_product": float(plain[:, 0].sum()),
+        "cpu_seconds_selection": float(mine[:, 1].sum()),
+        "cpu_seconds_product": float(plain[:, 1].sum()),
+        "pairs_per_second": pool.pairs / float(mine[:, 0].sum()),
+        "gflops_product": 4 * pool.pairs * samples * others.shape[1] / float(plain[:, 0].sum()) / 1e9,
         "bare_chunk_rows": chunk,
         "kept": len(kept),
-        "ratios": [mine / product for mine, product in zip(share, products, strict=True)],
+        "ratios": ratios[:, 0].tolist(),
     }
+
+
+def timed(work: Callable[[], T]) -> tuple[tuple[float, float], T]:
+    """Seconds on the clock and of the processor, and what was made."""
+    began, used = time.perf_counter(), time.process_time()
+    made = work()
+    return (time.perf_counter() - began, time.process_time() - used), made
 
 
 def fastest(pool: VectorPool, others: np.ndarray) -> int:

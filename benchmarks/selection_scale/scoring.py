@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
-import time
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from benchmarks.selection_scale.measure import timed
 from inverse_alignment.core.batches import length_groups
 from inverse_alignment.core.blocks import blocks
-from inverse_alignment.core.records import Prompt
+from inverse_alignment.core.records import Comparison, Prompt
 from inverse_alignment.data.read import read
 from inverse_alignment.data.sources import JsonlSource
 from inverse_alignment.models import answer_log_probs as scoring
@@ -26,17 +27,21 @@ from inverse_alignment.text.tokenizers import train_tokenizer
 from inverse_alignment.world.text import WorldConfig, write_dataset
 
 CONTEXT, TOKENS = 128, 16_384
+WORLDS, LARGER = "the world's policy: width 64, 2 layers", "width 256, 4 layers"
 MODELS = {
-    "the world's policy": InitialisedModel(context=CONTEXT),
-    "width 256, 4 layers": InitialisedModel(hidden_size=256, layers=4, context=CONTEXT),
+    WORLDS: (InitialisedModel(context=CONTEXT), 1),
+    LARGER: (InitialisedModel(hidden_size=256, layers=4, context=CONTEXT), 4),
 }
+"""Policies, and how many times fewer pairs each is asked about than the fastest."""
 
 
 def measure(pairs: int, turns: int) -> dict[str, Any]:
     """For each model the share of the bare forward's throughput, and both in tokens a second."""
     asked = _answers(pairs)
     tokenizer = train_tokenizer([text for prompt, answer in asked for text in (prompt.text(), answer)], 1024)
-    return {name: _measured(spec, tokenizer, asked, turns) for name, spec in MODELS.items()}
+    return {
+        name: _measured(spec, tokenizer, asked[: len(asked) // fewer], turns) for name, (spec, fewer) in MODELS.items()
+    }
 
 
 def _measured(spec: InitialisedModel, tokenizer: Any, asked: list[tuple[Prompt, str]], turns: int) -> dict[str, Any]:
@@ -44,26 +49,25 @@ def _measured(spec: InitialisedModel, tokenizer: Any, asked: list[tuple[Prompt, 
     head, reading = Head(policy), scoring.Reading(CONTEXT, TOKENS)
     batches = _batches(tokenizer, asked)
     tokens = sum(batch.numel() for batch in batches)
-    shares, bare = [], []
+    turns_of: dict[str, Callable[[], Any]] = {
+        "bare": partial(_forward, policy, batches),
+        "ours": partial(scoring.log_probs_by, partial(scoring.read, head), tokenizer, asked, len(asked), reading),
+    }
+    spent: dict[str, list[tuple[float, float]]] = {"bare": [], "ours": []}
     for turn in range(turns + 1):
-        seconds = {}
-        for name in sorted(("bare", "ours"), reverse=turn % 2 == 0):
-            began = time.perf_counter()
-            if name == "bare":
-                _forward(policy, batches)
-            else:
-                scoring.log_probs_by(partial(scoring.read, head), tokenizer, asked, len(asked), reading)
-            seconds[name] = time.perf_counter() - began
-        if turn:  # the first one warms up
-            shares.append(seconds["bare"] / seconds["ours"])
-            bare.append(seconds["bare"])
-    share = statistics.median(shares)
+        for name in sorted(turns_of, reverse=turn % 2 == 0):
+            seconds, _ = timed(turns_of[name])
+            if turn:  # the first one warms up
+                spent[name].append(seconds)
+    plain, mine = np.array(spent["bare"]), np.array(spent["ours"])
+    shares = plain / mine
     return {
-        "share_of_bare_forward": share,
-        "bare_tokens_per_second": tokens / statistics.median(bare),
-        "answers_per_second": len(asked) / statistics.median(bare) * share,
+        "share_of_bare_forward": float(np.median(shares[:, 0])),
+        "share_by_cpu_time": float(np.median(shares[:, 1])),
+        "bare_tokens_per_second": tokens / float(np.median(plain[:, 0])),
+        "answers_per_second": len(asked) / float(np.median(mine[:, 0])),
         "answers": len(asked),
-        "shares": shares,
+        "shares": shares[:, 0].tolist(),
     }
 
 
@@ -71,7 +75,8 @@ def _batches(tokenizer: Any, asked: list[tuple[Prompt, str]]) -> list[torch.Tens
     """What the policy reads, batch by batch, encoded beforehand."""
     found = []
     for block in blocks(asked, lambda one: one[1], scoring.MEAN, scoring.MOST):
-        written = encode_written(tokenizer, *zip(*block, strict=True), CONTEXT)
+        prompts, answers = [prompt for prompt, _ in block], [answer for _, answer in block]
+        written = encode_written(tokenizer, prompts, answers, CONTEXT)
         lengths = [len(prompt) + len(answer) - 1 for prompt, answer in written]
         for group in length_groups(lengths, TOKENS):
             some = [written[row] for row in group]
@@ -90,4 +95,5 @@ def _answers(pairs: int) -> list[tuple[Prompt, str]]:
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder), WorldConfig(pairs=max(pairs, 2000)))
         rows = read(JsonlSource(name="world", path=str(Path(folder) / "pairs.jsonl")))
-        return [(row.prompt, answer) for row in islice(rows, pairs) for answer in row.answers]
+        kept = islice((row for row in rows if isinstance(row, Comparison)), pairs)
+        return [(row.prompt, answer) for row in kept for answer in row.answers]
