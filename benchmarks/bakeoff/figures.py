@@ -30,8 +30,8 @@ def draw(rows: Sequence[Row], folder: Path) -> None:
             ("gain", _gain, 3.6, gated),
             ("gain-ungated", _gain, 3.6, ungated),
             ("curves", _curves, 3.0, ungated),
-            ("before-rl", _before_rl, 3.6, gated),
-            ("best-of-n", _best_of_n, 3.0, gated),
+            ("before-rl", _before_rl, 3.6, ungated),
+            ("best-of-n", _best_of_n, 3.0, ungated),
         ):
             figure = Figure(figsize=(9.0, height), layout="constrained")
             axes = figure.subplots(1, len(levels), sharey=True, squeeze=False)[0]
@@ -83,7 +83,7 @@ def _before_rl(axis: Axes, rows: Sequence[Row], first: bool) -> None:
         }
         found = analysis.interval(changes)
         if found:
-            colour = GREY if name in analysis.CONTROLS else COLOURS[1]
+            colour = GREY if name.partition("+")[0] in analysis.CONTROLS else COLOURS[1]
             axis.plot([found.low, found.high], [place, place], color=colour, linewidth=2)
             axis.plot(found.mean, place, "o", color=colour, markersize=4)
     axis.axvline(0, color="black", linewidth=0.8)

@@ -68,7 +68,10 @@ def provenance(rows: Sequence[Row]) -> str:
 
 def results(rows: Sequence[Row], stage: int = 1, rule: str = "full") -> str:
     """Gold at equal KL and all that is said beside it, best first."""
-    found = analysis.summarise(of_stage(rows, stage, rule))
+    shown = of_stage(rows, stage, rule)
+    if {row["arm"] for row in shown} <= {"none"}:
+        return "No runs."
+    found = analysis.summarise(shown)
     header = [
         "arm",
         f"gold at KL {analysis.TARGET_KL:g}",
@@ -106,49 +109,38 @@ def by_heterogeneity(rows: Sequence[Row]) -> str:
     found = {level: analysis.summarise([row for row in first if row["heterogeneity"] == level]) for level in levels}
     header = ["arm", *(f"over {baseline}, h = {level:g}" for baseline in analysis.BASELINES for level in levels)]
     lines = [
-        [f"`{name}`"]
-        + [
-            _with(found[level][name][f"gain_over_{baseline}"], found[level][name][f"gain_over_{baseline}_ci95"], True)
-            for baseline in analysis.BASELINES
-            for level in levels
+        [
+            f"`{name}`",
+            *(
+                _with(one.get(f"gain_over_{baseline}"), one.get(f"gain_over_{baseline}_ci95"), True)
+                for baseline in analysis.BASELINES
+                for level in levels
+                for one in [found[level].get(name, {})]
+            ),
         ]
-        for name in found[levels[0]]
+        for name in dict.fromkeys(row["arm"] for row in first)
         if name != "none"
     ]
     return _table(header, lines)
 
 
 def before_rl(rows: Sequence[Row]) -> str:
-    """Reward models before any policy learned from them, as differences from the one that all arms start from."""
-    first = of_stage(rows, 1)
-    header = [
-        "arm",
-        "on-policy accuracy",
-        "reward variance",
-        "best of 8",
-        "subset alone: on-policy accuracy",
-        "variance",
-        "margin",
-    ]
+    """Reward models before any policy learned from them: the first refresh without the gate, and the subset alone."""
+    measured = [row for row in of_stage(rows, 1) + of_stage(rows, 1, analysis.UNGATED) if row["arm"] != "none"]
     lines = []
-    for name in dict.fromkeys(row["arm"] for row in first):
-        if name == "none":
-            continue
-        mine = [row for row in first if row["arm"] == name]
-        lines.append(
-            [
-                f"`{name}`",
-                *(
-                    _change(mine, partial(_moved, key=key))
-                    for key in ("on_policy_accuracy", "reward_variance", "best_of_8")
-                ),
-                *(
-                    _change(mine, partial(_of, model="subset", key=key), sign=False)
-                    for key in ("on_policy_accuracy", "reward_variance", "margin")
-                ),
-            ]
-        )
-    return _table(header, lines)
+    for name in dict.fromkeys(row["selector"] for row in measured):
+        mine = [row for row in measured if row["selector"] == name]
+        alone = [row for row in mine if "subset" in row["before_rl"]]
+        changes = [
+            _change(mine, partial(_moved, key=key)) for key in ("on_policy_accuracy", "reward_variance", "best_of_8")
+        ]
+        values = [
+            _change(alone, partial(_of, model="subset", key=key), sign=False)
+            for key in ("on_policy_accuracy", "reward_variance", "margin")
+        ]
+        lines.append([f"`{name}`", *changes, *values])
+    header = ["selector", "on-policy accuracy", "reward variance", "best of 8"]
+    return _table([*header, "subset alone: on-policy accuracy", "variance", "margin"], lines)
 
 
 def gates(rows: Sequence[Row]) -> str:
@@ -162,7 +154,9 @@ def gates(rows: Sequence[Row]) -> str:
                 [
                     f"`{name}`",
                     str(number + 1),
-                    f"{sum(gate['accepted'] for gate in seen)} of {len(seen)}",
+                    f"{sum(gate['accepted'] for gate in seen)} of {len(seen)}"
+                    if seen[0]["gate"] == "paired"
+                    else "gate off",
                     _number(sum(gate["gain"] for gate in seen) / len(seen), 4, sign=True),
                     _number(sum(gate["detectable"] for gate in seen) / len(seen), 4),
                 ]

@@ -41,7 +41,14 @@ def row(arm, heterogeneity=0.0, seed=0, slope=0.1, accepted=None, kl=1.0, **more
         "rounds": [
             {
                 "evaluation": {"gold_reward": slope, "on_policy_accuracy": 0.5},
-                "gate": None if accepted is None else {"accepted": accepted, "gain": 0.01, "detectable": 0.02},
+                "gate": None
+                if accepted is None
+                else {
+                    "gate": "off" if "gate_off" in arm else "paired",
+                    "accepted": accepted,
+                    "gain": 0.01,
+                    "detectable": 0.02,
+                },
             }
         ],
         "before_rl": {model: judged(place * slope) for place, model in enumerate(("start", "refreshed", "subset"))},
@@ -245,6 +252,7 @@ def test_a_page_keeps_what_people_wrote_and_shows_what_rows_say(tmp_path: Path, 
     assert "| +0.20 (+0.20 to +0.20) | +0.20 (+0.20 to +0.20) | 1.00 (1.00 to 1.00) |" in line and "| 0% |" in line
     assert "| `similarity+gate_off` | -0.40" in first and "| `similarity+lora` |" in first
     assert "| `similarity` | 1 | 0 of 4 | +0.0100 | 0.0200 |" in first
+    assert "| `similarity+gate_off` | 1 | gate off | +0.0100 | 0.0200 |" in first
     assert "28 runs: heterogeneity 0, 1, seeds 0 to 1; commit abc1234, code digest `c`" in first
     drawn = {file.name: file.read_bytes() for file in (tmp_path / "figures").iterdir()}
     assert {"gain.svg", "curves.svg", "best-of-n.svg"} <= set(drawn)
