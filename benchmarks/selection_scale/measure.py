@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from benchmarks.selection_scale.pool import RowEncoder, VectorPool, policy_vectors, texts
+from benchmarks.selection_scale.pool import POLICY, RowEncoder, VectorPool, policy_vectors, texts
 from inverse_alignment.selection.keep import keep_top
 from inverse_alignment.selection.selection import Selection
 from inverse_alignment.selection.similarity import PairSimilarity, pair_similarity, similarity_scores
@@ -40,21 +40,9 @@ class Texts(Sequence[str]):
 
 def ours(pool: VectorPool, rows: range, samples: int) -> PairSimilarity:
     """What the stage calls: texts to vectors, blocks, largest products, likeness of both answers."""
-    embed = _Both(RowEncoder(pool), policy_vectors(samples))
-    names = [f"policy {i}" for i in range(samples)]
+    embed = RowEncoder(pool, policy_vectors(samples))
+    names = [f"{POLICY}:{i}" for i in range(samples)]
     return pair_similarity(Texts(rows, 0), Texts(rows, 1), Texts(rows, 0), names, names, embed, same_prompt=False)
-
-
-class _Both:
-    name = "both"
-
-    def __init__(self, pool: RowEncoder, policy: np.ndarray) -> None:
-        self._pool, self._policy = pool, policy
-
-    def __call__(self, asked: Sequence[str]) -> np.ndarray:
-        if asked and asked[0].startswith("policy"):
-            return self._policy[[int(text.split()[1]) for text in asked]]
-        return self._pool(asked)
 
 
 def bare(pool: VectorPool, number: int, others: np.ndarray, rows: int) -> None:

@@ -12,6 +12,7 @@ from inverse_alignment.core.seeding import derive_seed
 ROWS = 50_000
 """Pairs of a shard: 150 MB with 384 dimensions."""
 DIMENSIONS = 384
+POLICY = "policy"
 AT_ONCE = 10_000
 TABLE = 2**16
 """Distinct random rows; a vector is the sum of two of them, so that making a million is not the benchmark."""
@@ -53,7 +54,7 @@ class VectorPool:
 
 
 class RowEncoder:
-    """`Embed` whose texts are row numbers and a side, `12:0`: it reads their vectors.
+    """`Embed` whose texts are row numbers and a side, `12:0`, or numbers of the policy's answers, `policy:3`.
 
     A real encoder costs thousands of times more than what is measured here; its vectors lie in the cache in a second
     round, and this is what reading them costs.
@@ -61,12 +62,14 @@ class RowEncoder:
 
     name = "rows"
 
-    def __init__(self, pool: VectorPool) -> None:
-        self._pool = pool
+    def __init__(self, pool: VectorPool, policy: np.ndarray) -> None:
+        self._pool, self._policy = pool, policy
         self._number, self._mapped = -1, np.empty((2, 0, DIMENSIONS), dtype=np.float32)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """See `Embed.__call__`; texts of a call come from one shard or from two neighbours."""
+        """See `Embed.__call__`; texts of a call are the policy's, or come from one shard or two neighbours."""
+        if texts and texts[0].startswith(POLICY):
+            return self._policy[[int(text.partition(":")[2]) for text in texts]]
         found = np.empty((len(texts), DIMENSIONS), dtype=np.float32)
         places = np.array([text.split(":") for text in texts], dtype=np.int64).reshape(-1, 2)
         shards, rows = places[:, 0] // ROWS, places[:, 0] % ROWS
@@ -80,7 +83,7 @@ class RowEncoder:
 
 def policy_vectors(samples: int) -> np.ndarray:
     """Embedded answers of the policy, (m, d) float32, of a table of their own."""
-    return vectors(np.arange(samples), _table("policy"))
+    return vectors(np.arange(samples), _table(POLICY))
 
 
 def vectors(rows: np.ndarray, table: np.ndarray) -> np.ndarray:
