@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.workers import RayWorkers
-from tasks.threads import limited
+from tasks.threads import limit_threads
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -64,8 +64,8 @@ class _Worker:
 
     def do(self, item: Any) -> Any:
         """The work of one item."""
-        with limited(self._threads):
-            return self._work(item)
+        limit_threads(self._threads)
+        return self._work(item)
 
 
 def connected(workers: RayWorkers) -> Any:

@@ -38,7 +38,7 @@ from inverse_alignment.core.workers import RayWorkers
 from inverse_alignment.stages.registry import STAGES, StageSpec
 from tasks import external, launch
 from tasks.signals import GRACE_SECONDS, deferred_sigterm
-from tasks.threads import limited
+from tasks.threads import limit_threads
 
 Stages = Mapping[str, StageSpec]
 PLANNED = ("pending", "node")  # schemes of the artifacts that `Graph` and `Plan` hand out
@@ -329,8 +329,8 @@ def _build_here(
 ) -> Mapping[str, Any]:
     for package in {"torch", "numpy"}.intersection(spec.packages):  # there is nothing to limit before they are there
         importlib.import_module(package)
-    with limited(context.runtime.threads):
-        metrics: Mapping[str, Any] = importlib.import_module(spec.module).build(inputs, config, context)
+    limit_threads(context.runtime.threads)
+    metrics: Mapping[str, Any] = importlib.import_module(spec.module).build(inputs, config, context)
     return metrics
 
 

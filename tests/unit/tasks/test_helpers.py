@@ -17,7 +17,7 @@ from inverse_alignment.core.store import Store
 from inverse_alignment.core.workers import RayWorkers
 from tasks.ray_workers import OnRay
 from tasks.run_stage import HELPED, Execute, Node
-from tasks.threads import limited
+from tasks.threads import limit_threads
 
 INPUTS = {"policy": Artifact(kind="sft.policy", uri="somewhere", digest="d" * 64)}
 
@@ -58,14 +58,12 @@ def threads():
 
 
 def test_products_of_matrices_take_as_many_threads_as_torch():
-    before = torch.get_num_threads()
     np.ones((2, 2)) @ np.ones((2, 2))
     try:
-        with limited(1):
-            assert threads() == {1}
-        with limited(2):
-            assert threads() == {2}
-            with limited(0):  # as it is
-                assert threads() == {2}
+        limit_threads(2)
+        assert threads() == {2}
+        limit_threads(0)  # as it is
+        assert threads() == {2}
     finally:
-        torch.set_num_threads(before)
+        limit_threads(1)  # as in all tests
+    assert threads() == {1}

@@ -18,7 +18,7 @@ from inverse_alignment.selection.keep import keep_top
 from inverse_alignment.selection.similarity import pair_similarity, similarity_scores
 from tasks.ray_workers import OnRay
 from tasks.run_stage import spread_of
-from tasks.threads import limited
+from tasks.threads import limit_threads
 from tests.unit.models import tiny
 
 WORDS = ["basil", "water", "sun", "pot", "leaf", "cut", "feed", "move", "wait", "turn"]
@@ -45,6 +45,7 @@ def ray():
 
 @pytest.fixture(scope="module")
 def spread(ray):
+    limit_threads(1)
     return OnRay(RayWorkers(workers=2), threads=1)
 
 
@@ -57,8 +58,7 @@ def test_the_selection_is_the_same_to_the_bit(spread, tmp_path):
 
     for same_prompt in (True, False):
         arguments = (pool, pool[::-1], keys, rollouts, asked)
-        with limited(1):
-            here = pair_similarity(*arguments, embed("here"), same_prompt)
+        here = pair_similarity(*arguments, embed("here"), same_prompt)
         there = pair_similarity(*arguments, embed("there"), same_prompt, spread=spread)
         for name in ("chosen", "rejected", "between"):
             assert getattr(here, name).tobytes() == getattr(there, name).tobytes()
@@ -71,14 +71,8 @@ def test_the_selection_is_the_same_to_the_bit(spread, tmp_path):
 def test_log_probabilities_are_the_same_to_the_bit(spread, tmp_path):
     folder = tiny.saved(tiny.policy(scale=3.0), tmp_path / "policy")
     asked = [(tiny.PROMPTS[i % 4], text) for i, text in enumerate(texts(0, 1500))]
-    found = []
-    for each in ({}, {"spread": spread}):
-        with limited(1):
-            found.append(
-                log_probs_by(
-                    PolicyScorer(folder, "cpu"), tiny.tokenizer(), asked, len(asked), Reading(64, 4096), **each
-                )
-            )
+    arguments = (PolicyScorer(folder, "cpu"), tiny.tokenizer(), asked, len(asked), Reading(64, 4096))
+    found = [log_probs_by(*arguments, **each) for each in ({}, {"spread": spread})]
     assert found[0].sums.tobytes() == found[1].sums.tobytes()
 
 
