@@ -83,6 +83,26 @@ from inverse_alignment.maths.runs import (
 from inverse_alignment.maths.spread import score_spread
 from inverse_alignment.maths.surrogate import policy_loss, token_entropy, value_loss
 from inverse_alignment.maths.trajectories import at_first_reach, running_means
+from inverse_alignment.maths.variational import (
+    Evidence,
+    RewardPosterior,
+    attention_received,
+    boltzmann_log_policy,
+    contrastive_return,
+    correlation,
+    demonstration_evidence,
+    last_reward,
+    log_contrastive_return,
+    optimal_mean,
+    preference_evidence,
+    prior_divergence,
+    residual_log_likelihood,
+    return_correlations,
+    stationary_variance,
+    td_residuals,
+    transitions,
+    unlikelihood,
+)
 
 NAN, INF = float("nan"), float("inf")
 EXACT = {"rtol": 1e-12, "atol": 1e-12}  # sums in another order
@@ -508,6 +528,122 @@ ENTRIES: dict[str, Entry] = {
     "trajectories.at_first_reach": Entry(lambda: at_first_reach([0.0, 2.0, 1.0], [1.0, 2.0, 9.0], 1.5), 1.75),
     "trajectories.running_means": Entry(lambda: running_means([1.0, 3.0, 8.0], 2), [2.0, 5.5]),
     "overlap.prefix_f1": Entry(lambda: prefix_f1([1, 9, 2], [1, 2]), [0.0, 2 / 3, 0.5]),
+    "variational.boltzmann_log_policy": Entry(
+        lambda: boltzmann_log_policy(t(0.0, math.log(2)), 2.0),  # odds 1 : 4
+        t(-1.6094379124341003, -0.2231435513142097),
+        lambda c: boltzmann_log_policy(c.logits, 0.7),
+        "rows and columns",
+    ),
+    "variational.transitions": Entry(
+        lambda: transitions(YES),
+        torch.tensor([[True, False, False]]),
+        lambda c: transitions(c.mask),
+        "rows and columns",
+    ),
+    "variational.td_residuals": Entry(
+        lambda: td_residuals(t([1.0, 4.0, NAN]), YES, 0.5),
+        t([-1.0, 0.0, 0.0]),
+        lambda c: td_residuals(c.x, c.mask, 0.9),
+        "rows and columns",
+        learns=True,
+    ),
+    "variational.prior_divergence": Entry(
+        lambda: prior_divergence(t(1.0), t(math.log(2))),  # (4 + 1 - 1) / 2 - log 2
+        t(1.3068528194400546),
+        lambda c: prior_divergence(c.x, c.y / 4),
+        "rows and columns",
+    ),
+    "variational.residual_log_likelihood": Entry(
+        lambda: residual_log_likelihood(t(5.0), t(1.0), t(math.log(2))),  # -16/8 - log 2 - log(2π)/2
+        t(-3.612085713764618),
+        lambda c: residual_log_likelihood(c.x, c.y, c.z / 4),
+        "rows and columns",
+    ),
+    "variational.demonstration_evidence": Entry(
+        # one choice, δ = 3 - ½ · 4 = 1, μ = 1, σ = 1: ½ · -4, ½ and 2 · -log(2π)/2
+        lambda: demonstration_evidence(
+            t([-4.0, 9.0, NAN]),
+            t([3.0, 4.0, NAN]),
+            RewardPosterior(t([1.0, 9.0, NAN]), t([0.0, 9.0, NAN])),
+            YES,
+            0.5,
+            0.5,
+            2.0,
+        ),
+        (t(-2.0), t(0.5), t(-1.8378770664093453)),
+        lambda c: demonstration_evidence(c.x, c.x, RewardPosterior(c.x, c.x / 4), c.mask, 0.7, 0.9, 1.3),
+        "rows and columns",
+        learns=True,
+    ),
+    "variational.unlikelihood": Entry(
+        lambda: unlikelihood(t([-9.0, -1.0, NAN]), YES, -5.0),
+        t(5.0),
+        lambda c: unlikelihood(c.x, c.mask, -1.1),
+        "rows and columns",
+        learns=True,
+    ),
+    "variational.preference_evidence": Entry(
+        lambda: preference_evidence(Evidence(t(1.0), t(2.0), t(3.0)), t([-9.0, -1.0, NAN]), YES, 0.5, -5.0),
+        (t(3.5), t(2.0), t(3.0)),
+        lambda c: preference_evidence(Evidence(*(masked_sum(c.y, c.mask, -1),) * 3), c.x, c.mask, 0.7, -1.1),
+        "rows and columns",
+        learns=True,
+    ),
+    "variational.last_reward": Entry(
+        lambda: last_reward(t([1.0, 4.0, NAN]), YES),
+        t(4.0),
+        lambda c: last_reward(c.x, c.mask),
+        "columns",
+        learns=True,
+    ),
+    "variational.contrastive_return": Entry(
+        lambda: contrastive_return(t([9.0, 3.0, NAN]), YES, t([9.0, 1.0, NAN]), YES),  # σ(2)
+        t(0.8807970779778823),
+        lambda c: contrastive_return(c.x, c.mask, c.y, c.mask),
+        "columns",
+        learns=True,
+    ),
+    "variational.log_contrastive_return": Entry(
+        lambda: log_contrastive_return(t([9.0, 3.0, NAN]), YES, t([9.0, 1.0, NAN]), YES),
+        t(-0.12692801104297263),
+        lambda c: log_contrastive_return(c.x, c.mask, c.y, c.mask),
+        "columns",
+        learns=True,
+    ),
+    "variational.optimal_mean": Entry(
+        lambda: optimal_mean(t(3.0), t(2.0), 2.0),
+        t(1.0),
+        lambda c: optimal_mean(c.x, c.y, 0.7),
+        "rows and columns",
+    ),
+    "variational.stationary_variance": Entry(
+        lambda: stationary_variance(t(3.0), t(1.0), 1.0),
+        t(2.0),
+        lambda c: stationary_variance(c.x, c.y, 0.7),
+        "rows and columns",
+    ),
+    "variational.attention_received": Entry(
+        # q · k: (0, log 3) of the first, (0, 0) of the second
+        lambda: attention_received(t([[1.0], [0.0], [NAN]]), t([[0.0], [math.log(3)], [NAN]]), YES),
+        t([0.375, 0.625, 0.0]),
+        lambda c: attention_received(c.x.unsqueeze(-1), (c.x / 2).unsqueeze(-1), c.mask),
+        "columns",
+        learns=True,
+    ),
+    "variational.return_correlations": Entry(
+        # returns 1 and 5, lengths 1 and 2, log-likelihoods -1 and -4
+        lambda: return_correlations(
+            t([1.0, NAN], [2.0, 3.0]), t([-1.0, NAN], [-2.0, -2.0]), torch.tensor([[True, False], [True, True]])
+        ),
+        (torch.tensor(1.0).double(), torch.tensor(-1.0).double()),
+        lambda c: return_correlations(c.x, c.y, c.mask),
+        "columns",
+    ),
+    "variational.correlation": Entry(
+        lambda: correlation(t(1.0, 2.0, 3.0), t(4.0, 2.0, 6.0)),  # 2 / √(2 · 8)
+        0.5,
+        lambda c: correlation(c.x[:, 0], c.y[:, 0]),
+    ),
 }
 ON_BATCHES = [name for name, entry in ENTRIES.items() if entry.call]
 PADDED = [name for name, entry in ENTRIES.items() if entry.padding != "none"]
