@@ -110,15 +110,15 @@ def run_job(config: PipelineConfig, report_dir: Path) -> None:
     _conclude(config, Path(comparison.uri), report_dir, time.monotonic() - began, console)
 
 
-def _require_writable(folder: Path) -> None:
-    """Refuse a report folder that cannot be made now, not after the run."""
+def _require_writable(folder: Path, option: str = "--report-dir") -> None:
+    """Refuse a folder for results that cannot be made now, not after the run."""
     from inverse_alignment.core.errors import UserError
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"the report cannot go there: {error.strerror}", where=f"--report-dir {folder}", fix="name another folder"
+            f"the report cannot go there: {error.strerror}", where=f"{option} {folder}", fix="name another folder"
         ) from error
 
 
@@ -354,6 +354,44 @@ def select(
 
     config = _load(params, preset, overrides)
     show_selection(node, _flow(config), config, out, explain, _console())
+
+
+@app.command("evaluate-rm")
+def evaluate_rm(
+    model: Annotated[
+        str, typer.Argument(help="folder of a reward model or policy, or a node of the plan", metavar="MODEL")
+    ],
+    data_files: Annotated[
+        list[Path], typer.Argument(help="files or folders of RewardBench 1 or 2, or of pairs", metavar="DATA...")
+    ],
+    reference: Annotated[
+        str | None,
+        typer.Option("--policy-reference", help="score by how much MODEL, a policy, departs from it", metavar="REF"),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", min=16, help="most tokens of prompt and answer", metavar="N")
+    ] = None,
+    probes: Annotated[bool, typer.Option(help="try shortcuts too: over twice as many texts to score")] = True,
+    out: Annotated[Path | None, typer.Option("--json", help="write all numbers there too", metavar="FILE")] = None,
+    report_dir: Annotated[Path | None, typer.Option("--report-dir", help="write a page there", metavar="DIR")] = None,
+    params: Params = PARAMS,
+    preset: Preset = None,
+    overrides: Overrides = None,
+) -> None:
+    """Score a reward model, or a policy's implicit reward, on RewardBench and on any pairs, and try shortcuts.
+
+    Example: inverse-alignment evaluate-rm reward-s0 data/advice/pairs.jsonl --json scores.json
+    """
+    from flows.evaluate_rm import evaluate, write
+
+    if report_dir is not None:
+        _require_writable(report_dir)
+    if out is not None:
+        _require_writable(out.parent, "--json")
+    config, console = _load(params, preset, overrides), _console()
+    found = evaluate((model, reference), data_files, config, _flow(config), max_tokens, probes, console)
+    for path in write(found, out, report_dir):
+        console.print(path, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
