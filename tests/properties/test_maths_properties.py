@@ -74,6 +74,15 @@ from inverse_alignment.maths.pairwise import (
     paired_gain,
     preference_log_likelihood,
 )
+from inverse_alignment.maths.rewardbench import (
+    answer_margins,
+    best_of_credit,
+    determination,
+    overall_score,
+    percentile_interval,
+    ratio_draws,
+    ties_credits,
+)
 from inverse_alignment.maths.runs import (
     improvement_interval,
     interquartile_interval,
@@ -527,6 +536,34 @@ ENTRIES: dict[str, Entry] = {
     ),
     "trajectories.at_first_reach": Entry(lambda: at_first_reach([0.0, 2.0, 1.0], [1.0, 2.0, 9.0], 1.5), 1.75),
     "trajectories.running_means": Entry(lambda: running_means([1.0, 3.0, 8.0], 2), [2.0, 5.5]),
+    "rewardbench.best_of_credit": Entry(
+        lambda: best_of_credit(np.array([2.0, 1.0, 2.0, 2.0]), 1),
+        1 / 3,
+        lambda c: best_of_credit(np.append(c.scores.numpy(), c.scores.numpy().min() - 1), len(c.scores)),
+    ),
+    "rewardbench.answer_margins": Entry(
+        lambda: answer_margins(np.array([3.0, 2.0, 1.0, 0.0]), 2),
+        (1.0, 1.0),
+        lambda c: answer_margins(np.append(c.scores.numpy(), 0.5), len(c.scores)),
+    ),
+    "rewardbench.ties_credits": Entry(
+        lambda: n(ties_credits(*(np.array([v]) for v in (1.0, 3.0, 2.0)))),  # 0.8 + 0.01 tanh(-½)
+        t(0.8 - 0.01 * 0.46211715726000973),
+    ),
+    "rewardbench.overall_score": Entry(lambda: overall_score([1.0, 0.5], 0.25), 0.65),
+    "rewardbench.ratio_draws": Entry(
+        lambda: n(ratio_draws(np.array([1.0]), np.array([4.0]), 0, resamples=2)), t(0.25, 0.25)
+    ),
+    "rewardbench.percentile_interval": Entry(
+        lambda: percentile_interval(2.0, np.arange(5.0), 0.5),
+        (2.0, 1.0, 3.0),
+        lambda c: percentile_interval(0.0, c.scores.numpy()),
+    ),
+    "rewardbench.determination": Entry(
+        lambda: determination(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])),
+        0.25,
+        lambda c: determination(c.x[:, 0].numpy(), c.y[:, 0].numpy()),
+    ),
     "overlap.prefix_f1": Entry(lambda: prefix_f1([1, 9, 2], [1, 2]), [0.0, 2 / 3, 0.5]),
     "variational.boltzmann_log_policy": Entry(
         lambda: boltzmann_log_policy(t(0.0, math.log(2)), 2.0),  # odds 1 : 4
