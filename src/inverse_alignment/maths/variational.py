@@ -89,8 +89,8 @@ def td_residuals(action_values: Tensor, mask: Tensor, gamma: float) -> Tensor:
         mask: (..., t) bool, True at response positions, one run of True per row.
         gamma: γ in [0, 1].
     """
-    here = masked(action_values, mask)
-    return masked(here - gamma * functional.pad(here[..., 1:], (0, 1)), transitions(mask))
+    following = functional.pad(action_values[..., 1:], (0, 1))
+    return masked(action_values - gamma * following, transitions(mask))
 
 
 def prior_divergence(mean: Tensor, log_std: Tensor) -> Tensor:
@@ -256,7 +256,7 @@ def attention_received(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
         mask: (..., t) bool, True at response positions; a row without any gets NaN.
     """
     counts = mask.unsqueeze(-1)
-    likeness = masked(queries, counts) @ masked(keys, counts).transpose(-1, -2)
+    likeness = masked(queries, counts) @ masked(keys, counts).mT
     lowest = torch.finfo(likeness.dtype).min
     return masked_mean(torch.where(mask.unsqueeze(-2), likeness, lowest).softmax(-1), counts, -2)
 
@@ -279,9 +279,9 @@ def return_correlations(rewards: Tensor, log_probs: Tensor, mask: Tensor) -> Ret
     Either is NaN where one side is the same for all answers.
 
     Args:
-        rewards: (b, t).
-        log_probs: (b, t).
-        mask: (b, t) bool, True at response positions.
+        rewards: (..., t).
+        log_probs: (..., t).
+        mask: (..., t) bool, True at response positions.
     """
     returns = masked_sum(rewards, mask, -1)
     lengths = mask.sum(-1).to(returns.dtype)
@@ -289,7 +289,7 @@ def return_correlations(rewards: Tensor, log_probs: Tensor, mask: Tensor) -> Ret
 
 
 def correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Pearson's correlation of two (n,) columns; NaN, and not a matter of rounding, where one is constant."""
-    one, other = first - first.amin(), second - second.amin()  # a constant column is now zero to the bit
+    """Pearson's correlation of two tensors of one shape; NaN, and not a matter of rounding, where one is constant."""
+    one, other = first - first.amin(), second - second.amin()  # what is constant is now zero to the bit
     one, other = one - one.mean(), other - other.mean()
     return (one * other).sum() / ((one**2).sum() * (other**2).sum()).sqrt()

@@ -212,6 +212,7 @@ def test_unlikelihood_is_bounded_and_below_the_bound_nothing_is_learned() -> Non
     found.backward()
     assert log_probs.grad is not None and log_probs.grad.tolist() == [-1.0, 0.0, 0.0, 0.0]
     assert unlikelihood(torch.full((2, 3, 4), -1e9), MASK, -5.0).tolist() == [[10.0] * 3] * 2
+    assert unlikelihood(t(-1.0, -0.25, -2.0, NAN), MASK, -0.5).item() == 0.75
     unbounded = unlikelihood(t(-1.0, -1e9, -2.0, NAN), MASK, -1e12)  # control: what is printed
     assert unbounded.item() == pytest.approx(1 + 1e9)
 
@@ -234,6 +235,8 @@ def test_returns_are_contrasted_at_the_last_token() -> None:
     short = torch.tensor([[True, True, False, False]])
     assert last_reward(chosen, MASK.unsqueeze(0)).tolist() == [2.0]
     assert last_reward(rejected, short).tolist() == [1.0]
+    stacked = last_reward(torch.stack([chosen, rejected]), torch.stack([MASK.unsqueeze(0), short]))
+    assert stacked.tolist() == [[2.0], [1.0]]
     found = contrastive_return(chosen, MASK.unsqueeze(0), rejected, short)
     assert found.item() == pytest.approx(0.7310585786300049)  # σ(1)
     logged = log_contrastive_return(chosen, MASK.unsqueeze(0), rejected, short)
@@ -280,6 +283,7 @@ def test_correlations_by_hand() -> None:
     assert correlation(t(1.0, 2.0, 3.0), t(1.0, 0.0, -1.0)).item() == pytest.approx(-1.0)
     # deviations (-1, 0, 1) and (0, -2, 2) from 4: 2 / √(2 · 8)
     assert correlation(t(1.0, 2.0, 3.0), t(4.0, 2.0, 6.0)).item() == pytest.approx(0.5)
+    assert correlation(t(1.0, 2.0, 4.0), t(0.1, 0.1, 0.1)).isnan()
     assert correlation(t(0.1, 0.1, 0.1), t(1.0, 2.0, 4.0)).isnan()  # whose mean is not 0.1 in floating point
 
 
@@ -295,6 +299,8 @@ def test_returns_that_are_length_or_likelihood_are_found_out() -> None:
     padded = torch.where(mask, log_probs, NAN)
     fine = return_correlations(torch.ones_like(padded), padded, mask)
     assert fine.length.item() == pytest.approx(1.0) and -1.0 < fine.log_likelihood.item() < -0.9
+    stacked = return_correlations(*(x.reshape(4, 16, 20) for x in (torch.ones_like(padded), padded, mask)))
+    torch.testing.assert_close(stacked, fine)
     unlikely = return_correlations(-2 * padded, padded, mask)
     assert unlikely.log_likelihood.item() == pytest.approx(-1.0)
     assert unlikely.length.item() == pytest.approx(-fine.log_likelihood.item())
