@@ -72,10 +72,11 @@ def ties_credits(reference: np.ndarray, tied: np.ndarray, spread: np.ndarray) ->
     if (spread < 0).any():
         raise ValueError("a spread is negative")
     gap = np.minimum(reference, tied)
-    none = spread == 0
-    margin = np.where(none, np.sign(gap), np.tanh(gap / np.where(none, 1.0, spread) - 1.0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        margin = np.nan_to_num(np.tanh(gap / spread - 1.0))  # 0/0 where all scores are equal
     accurate = 0.3 * (tied > 0) + 0.3 * (reference > 0)
-    return np.asarray(accurate + 0.2 * (tied > spread) + 0.2 * (gap > spread) + 0.01 * margin)
+    credits: np.ndarray = accurate + 0.2 * (tied > spread) + 0.2 * (gap > spread) + 0.01 * margin
+    return credits
 
 
 def overall_score(sections: Sequence[float], prior: float | None = None) -> float:

@@ -94,9 +94,18 @@ def test_each_part_of_a_ties_credit_by_hand():
 
 
 def test_equal_right_answers_take_the_limit():
-    assert ties_credits(array(1, -1, 0), array(2, 1, 0), array(0, 0, 0)).tolist() == pytest.approx([1.01, 0.49, 0.0])
+    assert ties_credits(array(3, -2, 0), array(2, 1, 0), array(0, 0, 0)).tolist() == pytest.approx([1.01, 0.49, 0.0])
     near = ties_credits(array(1, -1), array(2, 1), array(1e-9, 1e-9))
     assert near == pytest.approx(ties_credits(array(1, -1), array(2, 1), array(0, 0)), abs=1e-12)
+
+
+def test_single_numbers_are_plain_ones():
+    numbers = [
+        best_of_credit(array(1, 0), 1),
+        *answer_margins(array(2, 1, 0), 2),
+        determination(array(1, 2), array(1, 3)),
+    ]
+    assert {type(each) for each in (*numbers, *percentile_interval(0.5, array(0, 1)))} == {float}
 
 
 def test_a_constant_reward_earns_nothing_on_ties():
