@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -166,13 +166,12 @@ class PipelineConfig(Section):
         _check_answers(self, ("reference_sample", "rollout", "ppo", "evaluation"), "")
         _check_vllm(self, ("reference_sample", "rollout", "evaluation"), "")
         _check_shares(self, tuple(_SECTIONS), "")
-        _check_refresh(self, "")
         for name in self.arms:
             _check_answers(self.for_arm(name), tuple(self.arms[name]), f"arms.{name}.")
             _check_vllm(self.for_arm(name), tuple(self.arms[name]), f"arms.{name}.")
             _check_shares(self.for_arm(name), tuple(self.arms[name]), f"arms.{name}.")
             _check_selection(self.for_arm(name), f"arms.{name}.")
-            _check_refresh(self.for_arm(name), f"arms.{name}.")
+            _check_refresh(self.for_arm(name), name, tuple(self.arms[name]))
         return self
 
     def for_arm(self, name: str) -> PipelineConfig:
@@ -252,48 +251,55 @@ def _check_answers(config: PipelineConfig, sections: Sequence[str], prefix: str)
         )
 
 
-def _check_refresh(config: PipelineConfig, prefix: str) -> None:
-    """The policy's answers are what the rule and the trigger of a refresh ask of them."""
+def _check_refresh(config: PipelineConfig, name: str, overrides: Sequence[str]) -> None:
+    """The policy's answers are what the rule and the trigger of an arm's refresh ask of them.
+
+    Args:
+        config: of the arm alone.
+        overrides: sections that the arm sets itself.
+    """
     if isinstance(config.selection, NoSelection):
         return
+
+    def key(path: str) -> str:
+        return f"arms.{name}.{path}" if path.partition(".")[0] in overrides else path
+
     rule, trigger = config.refresh.rule, config.refresh.trigger
-    several = "set {}rollout.samples to 2 or more"
     if isinstance(rule, (MetaRule, ExtremesRule)) and config.rollout.samples < 2:
         raise UserError(
             f"the rule {rule.type} compares the policy's answers to a prompt, but there is one to each",
-            where=f"{prefix}refresh.rule.type",
-            fix=several.format(prefix),
+            where=key("refresh.rule.type"),
+            fix=f"set {key('rollout.samples')} to 2 or more",
         )
     if isinstance(rule, PolicyNegativesRule) and config.rollout.split != "train":
         raise UserError(
             f"the rule policy_negatives needs answers to prompts of the train split, not of {config.rollout.split}",
-            where=f"{prefix}refresh.rule.type",
-            fix=f"set {prefix}rollout.split to train",
+            where=key("refresh.rule.type"),
+            fix=f"set {key('rollout.split')} to train",
         )
     if isinstance(trigger, DriftTrigger):
-        _check_drift(config, trigger, prefix)
+        _check_drift(config, trigger, key)
 
 
-def _check_drift(config: PipelineConfig, trigger: DriftTrigger, prefix: str) -> None:
+def _check_drift(config: PipelineConfig, trigger: DriftTrigger, key: Callable[[str], str]) -> None:
     """The measure can be taken, and the threshold is one that it can cross."""
-    where = f"{prefix}refresh.trigger"
     for name, sample in (("rollout", config.rollout), ("reference_sample", config.reference_sample)):
         if trigger.measure == "variance" and sample.samples < 2:
             raise UserError(
                 f"variance is that among answers to a prompt, but {name} has one answer to each",
-                where=f"{where}.measure",
-                fix=f"set {name}.samples to 2 or more",
+                where=key("refresh.trigger.measure"),
+                fix=f"set {key(f'{name}.samples')} to 2 or more",
             )
         if trigger.measure == "ess" and sample.temperature != 1.0:
             raise UserError(
                 f"ess compares likelihoods at temperature 1, but {name} is sampled at {sample.temperature:g}",
-                where=f"{where}.measure",
-                fix=f"set {name}.temperature to 1, or measure mmd",
+                where=key("refresh.trigger.measure"),
+                fix=f"set {key(f'{name}.temperature')} to 1, or measure mmd",
             )
     if trigger.measure == "ess" and trigger.threshold > 1:
         raise UserError(
             f"the measure ess is a share, and always below {trigger.threshold:g}",
-            where=f"{where}.threshold",
+            where=key("refresh.trigger.threshold"),
             fix="set it between 0 and 1",
         )
 
