@@ -13,6 +13,8 @@ from inverse_alignment.core.artifact import RECORD
 from inverse_alignment.core.errors import UserError
 
 LEAST_PREFIX = 6
+WEIGHTS = "model"
+"""The part of a refresh that is in office."""
 ORDER = ("selection", "rollouts", "reward", "preferences", "policy", "state", "tokenizers")
 """Inputs in the order in which people ask for them: which reward model, from which subset, near which answers."""
 
@@ -112,14 +114,19 @@ class Records:
         return [self._origin(name, digest, made) for name, digest in made.inputs.items()]
 
     def _origin(self, name: str, digest: str, consumer: Made) -> Origin:
-        """Weights that a refused refresh left in office come from where they were trained."""
+        """Weights that a refused refresh left in office come from where they were trained.
+
+        A refresh hands on the answers that it looked at too: these come from where they were sampled.
+        """
         having = [made for made in self._by_digest.get(digest, ()) if made.fingerprint != consumer.fingerprint]
         trained = [made for made in having if digest not in made.inputs.values()]
         if not trained:
             return Origin(name, digest, None)
         seed = consumer.record["identity"]["seed"]
         made = min(trained, key=lambda each: (each.record["identity"]["seed"] != seed, each.fingerprint))
-        return Origin(name, digest, made, made.digests[digest], len(having) - len(trained))
+        handed_on = [other for other in having if digest in other.inputs.values()]
+        kept_by = sum(other.digests[digest] == WEIGHTS for other in handed_on)
+        return Origin(name, digest, made, made.digests[digest], kept_by)
 
     def walk(self, start: Made) -> Iterator[tuple[Made, list[Origin]]]:
         """Every artifact that one comes from, itself first, each once, with the origins of its inputs."""

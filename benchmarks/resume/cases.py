@@ -117,6 +117,11 @@ ROUNDS = (
     Case("round: inside the second round's PPO", "main-s0-r2-ppo", (Call(ADAMW, 14, when="after"),), 2),
     Case("round: second round's PPO with LoRA", "lora-soft-s0-r2-ppo", (_saved(2),), 2),
     Case("round: second round's PPO with a hard reference", "hard-s0-r2-ppo", (_done(3),), 2),
+    Case(
+        "round: begun between two policies, inside an epoch", "between-s0-r2-ppo", (Call(ADAMW, 14, when="after"),), 2
+    ),
+    Case("round: begun between two policies, no checkpoint yet", "between-s0-r2-ppo", (_done(1),), 0),
+    Case("round: begun between two policies, with LoRA", "lora-between-s0-r2-ppo", (_saved(2),), 2),
 )
 
 
@@ -141,6 +146,8 @@ TRAINED = (
     *_trained("sft", "sft-s0"),
     *_trained("reward", "reward-s0"),
     *_trained("refresh", "main-s0-r1-refresh"),
+    *_trained("refresh with LoRA", "adapted-s0-r1-refresh")[:3],
+    *_trained("refresh with MetaRM", "meta-s0-r1-refresh")[:3],
     *_trained("token head", "token-reward-s0")[:3],
     Case(
         "refresh: trained, while it is judged",

@@ -39,6 +39,26 @@ ARMS: dict[str, dict[str, Any]] = {
         "selection": {"type": "none"},
         "ppo": {"lora": {"rank": 2, "alpha": 4.0}, "reference": {"type": "soft", "alpha": 0.2}},
     },
+    "adapted": {
+        "selection": {"type": "random", "k": 40},
+        "refresh": {"rule": {"type": "lora", "rank": 2, "alpha": 4.0}},
+    },
+    "meta": {
+        "selection": {"type": "random", "k": 40},
+        "refresh": {"rule": {"type": "meta", "prompts": 3, "rate": 0.1}},
+    },
+    "between": {
+        "selection": {"type": "none"},
+        "ppo": {"start": {"type": "interpolate", "share": 0.5}, "reference": {"type": "last_round"}},
+    },
+    "lora-between": {
+        "selection": {"type": "none"},
+        "ppo": {
+            "lora": {"rank": 2, "alpha": 4.0},
+            "start": {"type": "interpolate", "share": 0.5},
+            "reference": {"type": "last_round"},
+        },
+    },
     "token": {"selection": {"type": "none"}, "ppo": {"credit": {"type": "token"}}},
     "shared": {
         "selection": {"type": "none"},
