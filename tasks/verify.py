@@ -39,7 +39,10 @@ class Tolerance:
 EQUAL = Tolerance(0.0)
 TOLERANCES: tuple[tuple[str, Tolerance], ...] = (
     (r"(tokenizers|aggregate|token_reward)/.*(vocabulary|pairs|rows)", EQUAL),
-    (r".*/(accepted|gate|steps?|pool|selected|pairs_seen|replayed|answers|parameters|demonstrations|\w*pairs)", EQUAL),
+    (
+        r".*/(accepted|refreshed|gate|(gradient_)?steps?|own_answers|drift_answers|pool|selected|pairs_seen|replayed|answers|parameters|demonstrations|\w*pairs)",
+        EQUAL,
+    ),
     (r".*(accuracy\w*|share|longer_wins\w*)", Tolerance(0.05)),
     (r".*(gold_reward)", Tolerance(0.1)),
     (r".*(kl_to_sft|kl)", Tolerance(0.25, 0.1)),

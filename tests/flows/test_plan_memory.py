@@ -53,6 +53,15 @@ def test_every_stage_that_computes_with_models_is_planned(tmp_path: Path) -> Non
     assert "token_reward" in totals(loading(path), ["ppo.credit={type: token}"])
 
 
+def test_looking_ahead_takes_more(tmp_path: Path) -> None:
+    load_ = loading(written(tmp_path))
+    plain, few, many = (
+        totals(load_, rule)["refresh"]
+        for rule in ([], ["refresh.rule={type: meta, prompts: 1}"], ["refresh.rule={type: meta, prompts: 64}"])
+    )
+    assert plain < few < many
+
+
 @pytest.mark.parametrize(
     ("override", "stage"),
     [
