@@ -235,8 +235,8 @@ def test_returns_are_contrasted_at_the_last_token() -> None:
     short = torch.tensor([[True, True, False, False]])
     assert last_reward(chosen, MASK.unsqueeze(0)).tolist() == [2.0]
     assert last_reward(rejected, short).tolist() == [1.0]
-    stacked = last_reward(torch.stack([chosen, rejected]), torch.stack([MASK.unsqueeze(0), short]))
-    assert stacked.tolist() == [[2.0], [1.0]]
+    stacked = last_reward(torch.stack([chosen, rejected], 1), torch.stack([MASK.unsqueeze(0), short], 1))
+    assert stacked.tolist() == [[2.0, 1.0]]
     found = contrastive_return(chosen, MASK.unsqueeze(0), rejected, short)
     assert found.item() == pytest.approx(0.7310585786300049)  # σ(1)
     logged = log_contrastive_return(chosen, MASK.unsqueeze(0), rejected, short)
