@@ -38,10 +38,10 @@ class Texts(Sequence[str]):
         raise AssertionError("a selection reads in order")
 
 
-def ours(pool: VectorPool, rows: range, samples: int) -> PairSimilarity:
+def ours(pool: VectorPool, rows: range, others: np.ndarray) -> PairSimilarity:
     """What the stage calls: texts to vectors, blocks, largest products, likeness of both answers."""
-    embed = RowEncoder(pool, policy_vectors(samples))
-    names = [f"{POLICY}:{i}" for i in range(samples)]
+    embed = RowEncoder(pool, others)
+    names = [f"{POLICY}:{i}" for i in range(len(others))]
     return pair_similarity(Texts(rows, 0), Texts(rows, 1), Texts(rows, 0), names, names, embed, same_prompt=False)
 
 
@@ -63,7 +63,7 @@ def compare(pool: VectorPool, samples: int) -> dict[str, Any]:
     for number, rows in enumerate(pool.shards):
         turns: dict[str, Callable[[], Any]] = {
             "bare": partial(bare, pool, number, others, chunk),
-            "ours": partial(ours, pool, rows, samples),
+            "ours": partial(ours, pool, rows, others),
         }
         for name in sorted(turns, reverse=number % 2 == 0):
             spent, found = timed(turns[name])

@@ -40,6 +40,6 @@ def test_it_selects_from_the_very_vectors_that_it_multiplies(small, monkeypatch)
     assert found["kept"] == 50 and len(found["ratios"]) == 3 and found["time_ratio"] > 0
     others = policy_vectors(16)
     for rows, shard in zip(small.shards, range(3), strict=True):
-        ours = measure.ours(small, rows, 16)
+        ours = measure.ours(small, rows, others)
         for values, vectors in zip((ours.chosen, ours.rejected), small.shard(shard), strict=True):
             np.testing.assert_allclose(values, (vectors @ others.T).max(1), atol=1e-5)
