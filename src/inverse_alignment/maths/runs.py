@@ -6,7 +6,7 @@ stratum and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -19,7 +19,8 @@ def interquartile_mean(scores: np.ndarray) -> np.ndarray:
     As robust to outliers as the median, and of a smaller variance (arXiv 2108.13264, section 4.3).
     """
     cut = scores.shape[-1] // 4
-    return np.asarray(np.sort(scores, -1)[..., cut : scores.shape[-1] - cut].mean(-1, dtype=np.float64))
+    means: np.ndarray = np.sort(scores, -1)[..., cut : scores.shape[-1] - cut].mean(-1, dtype=np.float64)
+    return means
 
 
 def interquartile_interval(
@@ -30,9 +31,10 @@ def interquartile_interval(
     Raises:
         ValueError: there is no stratum, or one without scores.
     """
+    _require_scores(strata)
     generator = np.random.default_rng(seed)
     draws = [_resampled(scores, resamples, generator) for scores in strata]
-    means = interquartile_mean(np.concatenate(draws, -1))
+    means = interquartile_mean(np.concatenate(draws, 1))
     return _interval(float(interquartile_mean(np.concatenate(strata))), means, confidence)
 
 
@@ -43,8 +45,9 @@ def probability_of_improvement(first: Sequence[np.ndarray], second: Sequence[np.
     section 4.3).
 
     Raises:
-        ValueError: the methods have different numbers of strata, or none.
+        ValueError: the methods have different numbers of strata, none, or one without scores.
     """
+    _require_scores([*first, *second])
     shares = [_wins(one[None], other[None]) for one, other in zip(first, second, strict=True)]
     return float(np.mean(np.stack(shares)))
 
@@ -61,25 +64,30 @@ def improvement_interval(
     Raises:
         ValueError: the methods have different numbers of strata, none, or one without scores.
     """
-    generator = np.random.default_rng(seed)
+    value, generator = probability_of_improvement(first, second), np.random.default_rng(seed)
     shares = [
-        _wins(_resampled(one, resamples, generator), _resampled(other, resamples, generator))
-        for one, other in zip(first, second, strict=True)
+        _wins(_resampled(first[stratum], resamples, generator), _resampled(second[stratum], resamples, generator))
+        for stratum in range(len(first))
     ]
-    return _interval(probability_of_improvement(first, second), np.stack(shares).mean(0), confidence)
+    return _interval(value, np.stack(shares).mean(0), confidence)
+
+
+def _require_scores(strata: Iterable[np.ndarray]) -> None:
+    if not all(scores.size for scores in strata):
+        raise ValueError("a stratum without scores")
 
 
 def _resampled(scores: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
     """(n,) to (resamples, n), with replacement."""
-    if not scores.size:
-        raise ValueError("a stratum without scores")
-    return np.asarray(scores, np.float64)[generator.integers(scores.size, size=(resamples, scores.size))]
+    draws: np.ndarray = scores[generator.integers(scores.size, size=(resamples, scores.size))]
+    return draws
 
 
 def _wins(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(b, n) and (b, m) to (b,): share of pairs in which the first is higher, a tie counts one half."""
     gaps = first[:, :, None] - second[:, None]
-    return np.asarray((np.sign(gaps) / 2 + 0.5).mean((1, 2)))
+    shares: np.ndarray = (np.sign(gaps) / 2 + 0.5).mean((1, 2))
+    return shares
 
 
 def _interval(value: float, draws: np.ndarray, confidence: float) -> Interval:

@@ -33,7 +33,7 @@ def test_it_is_taken_over_the_last_axis_in_double_precision():
     table = np.array([[4.0, 1.0, 2.0, 3.0], [8.0, 8.0, 0.0, 0.0]])
     assert interquartile_mean(table).tolist() == [2.5, 4.0]
     single = np.array([0.0, 2.0**24, 1.0, 1.0, 2.0**24, 2.0**24], dtype=np.float32)
-    assert interquartile_mean(single) == (2 * 2**24 + 2) / 4
+    assert float(interquartile_mean(single)) == (2 * 2**24 + 2) / 4
 
 
 @given(st.lists(scores, min_size=1, max_size=3), st.data())
@@ -106,12 +106,21 @@ def test_the_seed_decides_and_the_defaults_are_as_said(interval):
     assert interval(3, 0.9).low > first.low and interval(3, 0.9).high < first.high
 
 
+def test_results_are_plain_numbers():
+    single, other = [np.float32([0.0, 1.0])], [np.float32([0.5])]
+    found = [*interquartile_interval(single, 0), *improvement_interval(single, other, 0)]
+    assert {type(number) for number in [*found, probability_of_improvement(single, other)]} == {float}
+
+
 def test_what_is_not_there_is_refused():
     empty, one = np.array([]), np.array([1.0])
     with pytest.raises(ValueError, match="without scores"):
         interquartile_interval([one, empty], 0)
     with pytest.raises(ValueError, match="without scores"):
         improvement_interval([one], [empty], 0)
+    for pair in ([one], [empty]), ([empty], [one]):
+        with pytest.raises(ValueError, match="without scores"):
+            probability_of_improvement(*pair)
     with pytest.raises(ValueError, match="concatenate"):
         interquartile_interval([], 0)
     with pytest.raises(ValueError, match="stack"):
