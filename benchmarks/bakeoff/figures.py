@@ -39,6 +39,9 @@ def draw(rows: Sequence[Row], folder: Path) -> None:
                 paint(axis, [row for row in shown if row["heterogeneity"] == level], place == 0)
                 axis.set_title(f"heterogeneity {level:g}")
                 axis.grid(alpha=0.3)
+            handles, names = axes[0].get_legend_handles_labels()
+            if names:
+                figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
             folder.mkdir(parents=True, exist_ok=True)
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
 
@@ -56,6 +59,8 @@ def _gain(axis: Axes, rows: Sequence[Row], first: bool) -> None:
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_xlabel("gold at equal KL, minus none")
     axis.set_yticks(range(len(names)), names)
+    if not names:
+        axis.text(0.5, 0.5, "no runs yet", transform=axis.transAxes, ha="center")
 
 
 def _curves(axis: Axes, rows: Sequence[Row], first: bool) -> None:
@@ -68,7 +73,6 @@ def _curves(axis: Axes, rows: Sequence[Row], first: bool) -> None:
     axis.set_xlabel("KL to the SFT policy (nats)")
     if first:
         axis.set_ylabel("gold")
-        axis.legend(frameon=False)
 
 
 def _before_rl(axis: Axes, rows: Sequence[Row], first: bool) -> None:
@@ -89,6 +93,8 @@ def _before_rl(axis: Axes, rows: Sequence[Row], first: bool) -> None:
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_xlabel("on-policy accuracy, refreshed minus first")
     axis.set_yticks(range(len(names)), names)
+    if not names:
+        axis.text(0.5, 0.5, "no runs yet", transform=axis.transAxes, ha="center")
 
 
 def _best_of_n(axis: Axes, rows: Sequence[Row], first: bool) -> None:
@@ -102,7 +108,6 @@ def _best_of_n(axis: Axes, rows: Sequence[Row], first: bool) -> None:
     axis.set_xlabel("n")
     if first:
         axis.set_ylabel("gold of the best of n")
-        axis.legend(frameon=False)
 
 
 def _shown(rows: Sequence[Row]) -> list[tuple[str, Any]]:
