@@ -39,13 +39,21 @@ def test_by_hand():
     assert mmd_squared(second, first, 2.0) == pytest.approx(expected, abs=1e-12)
 
 
-def test_only_distances_count_and_single_precision_is_no_matter():
+def test_only_distances_count():
     first, second = sample(40, 0.0, 1, 3), sample(50, 0.7, 2, 3)
     turn = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
     found = mmd_squared(first, second, 1.0)
     assert mmd_squared(first @ turn + 5, second @ turn + 5, 1.0) == pytest.approx(found, abs=1e-10)
-    single = mmd_squared(first.astype(np.float32), second.astype(np.float32), 1.0)
-    assert single == pytest.approx(found, abs=1e-6)
+
+
+def test_distances_of_single_precision_are_taken_in_double():
+    # far from the origin, squares of single precision would drown the distances
+    first, second = ((sample(30, 50.0, seed, 3)).astype(np.float32) for seed in (1, 2))
+    doubles = first.astype(np.float64), second.astype(np.float64)
+    expected = mmd_squared(*doubles, 1.0)
+    for mixed in ((first, second), (first, doubles[1]), (doubles[0], second)):
+        assert mmd_squared(*mixed, 1.0) == pytest.approx(expected, abs=1e-12)
+    assert median_bandwidth(first) == median_bandwidth(doubles[0])
 
 
 def test_a_mean_apart_counts_and_so_does_a_spread_apart():
