@@ -18,6 +18,8 @@ from tests.unit.models import tiny
 
 PROMPTS = tiny.PROMPTS * 4
 STEPS = 3
+SEED = 1
+"""One in which no draw falls so near the border of two tokens that the order of a sum decides between them."""
 COMMON = {
     "batch_size": 16,
     "learning_rate": 1e-3,
@@ -63,7 +65,9 @@ def trained(case: str, group: Group) -> tuple[list[dict[str, float]], dict[str, 
     config, tokens = CASES[case]
     learner = ppo.new_learner(policy(), policy(), config, tokens, 0, group)
     sampling = tiny.sampling(config.max_new_tokens)
-    done = [ppo.iteration(learner, tiny.tokenizer(), PROMPTS, liking, config, sampling, seed=0) for _ in range(STEPS)]
+    done = [
+        ppo.iteration(learner, tiny.tokenizer(), PROMPTS, liking, config, sampling, seed=SEED) for _ in range(STEPS)
+    ]
     weights = {**tiny.weights(learner.policy), **{f"value.{k}": v for k, v in tiny.weights(learner.value).items()}}
     return [one.metrics for one in done], weights, [answer.text for answer in done[-1].answers]
 
