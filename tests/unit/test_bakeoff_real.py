@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.bakeoff.real import analysis, collection, page, plan
 from benchmarks.bakeoff.real.collection import Collection, Sizes
-from benchmarks.bakeoff.real.nearness import Nearness, nearness, read_nearness
+from benchmarks.bakeoff.real.nearness import Nearness, centred, nearness, read_nearness
 from benchmarks.bakeoff.real.plan import NEW, ORACLE, Unit
 from inverse_alignment.core.errors import UserError
 
@@ -90,7 +90,7 @@ def row(selector, target="a", seed=0, picked=None, after=0.6, accepted=True, **m
         "selected": {"pairs": 10, "by_source": picked or {"a": 2, "b": 6, "c": 4, "ref": 8}},
         "length_matched": {"target": 0.2, "nearest": 0.3},
         "characters": {"pool": 100.0, "selected": 80.0},
-        "gate": {"accepted": accepted, "gain": 0.0, "low": 0.0, "detectable": 0.0, "pairs": 5},
+        "gate": {"accepted": accepted, "mean": 0.0, "low": 0.0, "detectable": 0.0, "pairs": 5},
         "judged": judged,
         "longer_wins": {"target": 0.6, "held_out": 0.6, "others": 0.6},
         "policy": {"answers": 4, "kl": 1.0, "tokens": 5.0, "ended": 1.0, "rank_of_target": 1, "writers": 4},
@@ -105,9 +105,11 @@ def test_targets_are_spread_over_lengths_and_no_reference_or_rare_writer_is_one(
         collection.targets(whole, SIZES.model_copy(update={"targets": 5}))
 
 
-def test_the_nearest_writer_that_is_no_target_and_no_reference_is_held_out():
-    near = {"a": ["b", "ref", "c"], "b": ["a", "ref", "c"]}
-    assert collection.held_out(["a", "b"], near, ("ref",)) == {"a": "c", "b": "c"}
+def test_the_nearest_writer_that_is_nearer_to_no_other_target_is_held_out():
+    near = {"a": {"b": 0.9, "c": 0.8, "d": 0.3, "ref": 0.7}, "b": {"a": 0.9, "c": 0.85, "d": 0.1, "ref": 0.99}}
+    assert collection.held_out(near, ("ref",)) == {"a": "d", "b": "c"}
+    with pytest.raises(UserError, match="no writer is nearer to b"):
+        collection.held_out({"a": {"b": 0.9, "c": 0.8}, "b": {"a": 0.9, "c": 0.7}}, ())
 
 
 def test_no_prompt_both_shows_and_is_in_the_pool_and_nothing_of_a_held_out_writer_is_in_either(whole):
@@ -163,6 +165,13 @@ def test_nearness_leaves_out_the_writer_himself_and_is_read_again_for_equal_answ
     assert nearness(whole.answers, 2, tmp_path / "near.json") == first == read_nearness(tmp_path / "near.json")
     assert calls == [2, 2] and first.writers == ["a", "b", "c", "d"]
     assert nearness(whole.answers, 3, tmp_path / "near.json").digest != first.digest
+
+
+def test_centred_cosines_are_those_of_the_vectors_less_their_mean():
+    vectors = np.random.default_rng(0).normal(size=(5, 3)) + 4  # all near each other, until the mean is gone
+    less = vectors - vectors.mean(0)
+    expected = less @ less.T / np.outer(np.linalg.norm(less, axis=1), np.linalg.norm(less, axis=1))
+    np.testing.assert_allclose(centred(vectors @ vectors.T), expected, atol=1e-12)
 
 
 def test_form_finds_who_spells_alike():
@@ -233,6 +242,13 @@ def test_a_summary_pairs_units_with_their_own_baseline():
     assert found["random"]["accuracy_before_target"]["mean"] == 0.5
 
 
+def test_what_was_not_refreshed_has_lifts_alone():
+    rows = [row("random"), row("influence", judged=None, gate=None)]
+    found = analysis.summarise(rows, NEAR)["influence"]
+    assert found["lift_target"]["mean"] == 1 and found["acceptance_rate"] is None
+    assert "lift_target_over_random" in found and not any(name.startswith("accuracy") for name in found)
+
+
 def test_only_rows_of_this_code_and_these_units_count_and_the_newest_of_each():
     unit = Unit(0, "a", NEW, "d", ("b",))
     rows = [
@@ -259,18 +275,22 @@ def test_what_lengths_alone_would_pick_by_hand():
 
 def test_every_selector_of_the_plan_means_something_and_the_oracle_is_beside_them(tmp_path):
     unit = Unit(1, "a", NEW, "d", ("b",))
-    config = plan.config_of(unit, tmp_path)
+    config = plan.config_of(unit, tmp_path, tmp_path)
     names = plan.selectors()
     assert names[-1] == ORACLE and {"random", "length_matched_random", "similarity", "density_ratio"} < set(names)
     digests = {name: plan.digest_of(unit, name, config) for name in names}
     assert len(set(digests.values())) == len(names)
-    assert plan.digest_of(unit, "random", plan.config_of(unit, tmp_path / "elsewhere")) == digests["random"]
+    assert plan.digest_of(unit, "random", plan.config_of(unit, tmp_path / "elsewhere", tmp_path)) == digests["random"]
     assert plan.digest_of(Unit(1, "b", NEW, "d", ("b",)), "random", config) != digests["random"]
+    assert (
+        plan.digest_of_data(1, {"a": "b"}) != plan.digest_of_data(1, {"a": "c"}) != plan.digest_of_data(2, {"a": "c"})
+    )
+    assert set(plan.refreshed()) <= set(names)
     assert plan.imitation("a").sources == ("a",)
 
 
 def test_a_checkpoint_takes_the_place_of_new_models(tmp_path):
-    config = plan.config_of(Unit(0, "a", "some/where", "d", ("b",)), tmp_path)
+    config = plan.config_of(Unit(0, "a", "some/where", "d", ("b",)), tmp_path, tmp_path)
     assert config.models.policy.type == config.models.reward.type == "checkpoint"
     assert Unit(0, "a", "some/where", "d", ()).start == "where-s0"
 

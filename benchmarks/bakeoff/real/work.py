@@ -14,7 +14,17 @@ import numpy as np
 import torch
 
 from benchmarks.bakeoff.real.collection import kind_of
-from benchmarks.bakeoff.real.plan import ORACLE, Unit, config_of, digest_of, digest_of_code, imitation, node_name, sizes
+from benchmarks.bakeoff.real.plan import (
+    ORACLE,
+    Unit,
+    config_of,
+    digest_of,
+    digest_of_code,
+    imitation,
+    node_name,
+    refreshed,
+    sizes,
+)
 from flows.inverse_alignment import Data, shared_data
 from inverse_alignment.config import PipelineConfig
 from inverse_alignment.core.artifact import Artifact, external
@@ -22,13 +32,16 @@ from inverse_alignment.core.records import Comparison, Prompt, Rollout, read_jso
 from inverse_alignment.core.seeding import derive_seed
 from inverse_alignment.core.store import open_store
 from inverse_alignment.data.aggregate import read_split
+from inverse_alignment.embedding import lexical
+from inverse_alignment.embedding.settings import LexicalEncoder
 from inverse_alignment.evaluation.reward_accuracy import longer_wins, score_pairs
 from inverse_alignment.models.answer_log_probs import LogProbs, PolicyScorer, Reading, log_probs_by
 from inverse_alignment.models.reward_scores import load_calibrated
 from inverse_alignment.models.specs import CheckpointModel
 from inverse_alignment.reward.refresh import judge
-from inverse_alignment.reward.settings import GateOff
+from inverse_alignment.reward.settings import GateOff, GateOn
 from inverse_alignment.selection.selection import Selection, shares
+from inverse_alignment.selection.similarity import SCORES, pair_similarity
 from inverse_alignment.stages.sft import SftStage
 from inverse_alignment.text.tokenizers import load_tokenizer
 from tasks import stages
@@ -47,6 +60,7 @@ class Job:
 
     unit: Unit
     selectors: tuple[str, ...]
+    data: Path
     folder: Path
     shown: tuple[tuple[str, str, str], ...]
     """Writer, prompt and answer of validation rows, by which the policy is recognised."""
@@ -72,14 +86,16 @@ class Bench:
     rollouts: Artifact
     pool: Sequence[Comparison]
     tests: dict[str, list[Comparison]]
+    gate: list[Comparison]
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def judged(self, model: Artifact) -> dict[str, Any]:
-        """Scores of both answers of the test pairs of each kind, once for equal models."""
+    def scored(self, model: Artifact) -> dict[str, Any]:
+        """Scores of both answers of the test pairs of each kind and of the gate's, once for equal models."""
         if model.digest not in self.scores:
             context, rows = self.config.models.reward.context, self.config.runtime.scoring_rows
             score = load_calibrated(Path(model.uri), CPU, context, rows).scorer
-            self.scores[model.digest] = {kind: score_pairs(score, self.tests[kind]) for kind in KINDS}
+            asked = {**self.tests, "gate": self.gate}
+            self.scores[model.digest] = {kind: score_pairs(score, pairs) for kind, pairs in asked.items()}
         return self.scores[model.digest]
 
 
@@ -88,7 +104,7 @@ def run(job: Job) -> list[Row]:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
     began = time.monotonic()
-    config = config_of(job.unit, job.folder)
+    config = config_of(job.unit, job.data, job.folder / "artifacts")
     with driving(Execute(open_store(config.store), config.runtime)):
         base = _base(config, job.unit)
         bench = _bench(config, job.unit, base)
@@ -131,7 +147,32 @@ def _bench(config: PipelineConfig, unit: Unit, base: Base) -> Bench:
     for pair in read_split(Path(pairs.uri), "test"):
         names = {"source_chosen": pair.provenance.source_chosen, "source_rejected": pair.provenance.source_rejected}
         tests[kind_of(names, unit.target, unit.out)].append(pair)
-    return Bench(unit, config, base, policy, rollouts, read_split(Path(pairs.uri), "train"), _capped(tests))
+    pool, gate = (read_split(Path(pairs.uri), split) for split in ("train", "gate"))
+    return Bench(
+        unit, config, base, policy, rollouts, pool, _capped(tests), _nearest(config, gate, _rollouts(rollouts))
+    )
+
+
+def _rollouts(rollouts: Artifact) -> list[Rollout]:
+    return read_jsonl(Path(rollouts.uri) / "rollouts.jsonl", Rollout)
+
+
+def _nearest(config: PipelineConfig, pairs: list[Comparison], rollouts: list[Rollout]) -> list[Comparison]:
+    """The part of the gate split that the gate judges on, as in the refresh stage: it keeps no refused challenger."""
+    gate = config.refresh.gate
+    assert isinstance(gate, GateOn) and isinstance(gate.encoder, LexicalEncoder)
+    similarity = pair_similarity(
+        [pair.chosen for pair in pairs],
+        [pair.rejected for pair in pairs],
+        [pair.prompt.key for pair in pairs],
+        [rollout.response for rollout in rollouts],
+        [rollout.prompt.key for rollout in rollouts],
+        lexical.LexicalEncoder(gate.encoder.dimensions),
+        same_prompt=False,
+    )
+    scores = SCORES["mean"](similarity.chosen, similarity.rejected)
+    order = np.argsort(-scores, kind="stable")
+    return [pairs[row] for row in np.sort(order[: max(2, round(len(pairs) * gate.aligned_share))])]
 
 
 def _capped(tests: dict[str, list[Comparison]]) -> dict[str, list[Comparison]]:
@@ -152,8 +193,9 @@ def _row(bench: Bench, selector: str) -> Row:
         selection = stages.select(f"{_at(unit, selector)}-select", config, unit.seed, **_seen(bench))
     kept = [json.loads(line) for line in (Path(selection.uri) / "selection.jsonl").read_text().splitlines()]
     picked = np.array([row["row"] for row in kept])
-    gate, model = _refreshed(bench, config, selection, selector)
-    before, after = bench.judged(bench.base.reward), bench.judged(model)
+    judged: Row = {"gate": None, "judged": None}
+    if selector in refreshed():
+        judged = _judged(bench, config, selection, selector)
     return {
         "seed": unit.seed,
         "target": unit.target,
@@ -164,8 +206,7 @@ def _row(bench: Bench, selector: str) -> Row:
         "code": digest_of_code(),
         "config": digest_of(unit, selector, bench.config),
         **_picked(bench, picked),
-        "gate": {name: gate[name] for name in ("accepted", "gain", "low", "detectable", "pairs")},
-        "judged": {kind: change(before[kind], after[kind]) for kind in KINDS},
+        **judged,
         "longer_wins": {kind: float(longer_wins(bench.tests[kind]).mean()) for kind in KINDS},
         "seconds": round(time.monotonic() - began, 1),
     }
@@ -199,26 +240,38 @@ def _oracle(bench: Bench) -> Artifact:
     return external("selection", folder)
 
 
-def _refreshed(
-    bench: Bench, config: PipelineConfig, selection: Artifact, selector: str
-) -> tuple[dict[str, Any], Artifact]:
-    """What the gate says of the challenger; and the challenger, whether it was accepted or not."""
-    unit, at = bench.unit, _at(bench.unit, selector)
-    given = {
-        "reward": bench.base.reward,
-        "first_reward": bench.base.reward,
-        "selection": selection,
-        "preferences": bench.base.data.preferences,
-        "rollouts": bench.rollouts,
-        "reference_rollouts": bench.base.sample,
-        "policy": bench.policy,
+def _refreshed(bench: Bench, config: PipelineConfig, selection: Artifact, selector: str) -> Artifact:
+    """The challenger, whatever a gate would say of it."""
+    unit, given = bench.unit, {"preferences": bench.base.data.preferences, "policy": bench.policy}
+    ungated = config.model_copy(update={"refresh": config.refresh.model_copy(update={"gate": GateOff()})})
+    made = stages.refresh(
+        f"{_at(unit, selector)}-refresh",
+        ungated,
+        unit.seed,
+        1,
+        reward=bench.base.reward,
+        first_reward=bench.base.reward,
+        selection=selection,
+        rollouts=bench.rollouts,
+        reference_rollouts=bench.base.sample,
+        seen=None,
+        **given,
+    )
+    return made.part("model")
+
+
+def _judged(bench: Bench, config: PipelineConfig, selection: Artifact, selector: str) -> Row:
+    """What the refresh does on held-out pairs, and what the gate would have said of it."""
+    before = bench.scored(bench.base.reward)
+    after = bench.scored(_refreshed(bench, config, selection, selector))
+    gate = config.refresh.gate
+    assert isinstance(gate, GateOn)
+    seed = derive_seed("gate", bench.unit.seed)
+    verdict = judge(before["gate"], after["gate"], gate.confidence, gate.resamples, seed)
+    return {
+        "gate": {"accepted": verdict.accepted, **verdict.gap._asdict()},
+        "judged": {kind: change(before[kind], after[kind]) for kind in KINDS},
     }
-    made = stages.refresh(f"{at}-refresh", config, unit.seed, 1, seen=None, **given)
-    gate: dict[str, Any] = json.loads((Path(made.uri) / "gate.json").read_text())
-    if not gate["accepted"]:
-        ungated = config.model_copy(update={"refresh": config.refresh.model_copy(update={"gate": GateOff()})})
-        made = stages.refresh(f"{at}-challenger", ungated, unit.seed, 1, seen=None, **given)
-    return gate, made.part("model")
 
 
 def change(before: Any, after: Any) -> dict[str, float]:
@@ -278,7 +331,7 @@ def expected(classes: np.ndarray, rows: np.ndarray, written: np.ndarray) -> floa
 
 
 def _answers(bench: Bench) -> Row:
-    answers = read_jsonl(Path(bench.rollouts.uri) / "rollouts.jsonl", Rollout)
+    answers = _rollouts(bench.rollouts)
     return {
         "answers": len(answers),
         "kl": float(np.mean([answer.kl_estimate for answer in answers])),
