@@ -44,10 +44,10 @@ def interval(cells: Mapping[Cell, float]) -> Interval:
         np.array([value for (target, _), value in sorted(cells.items()) if target == name])
         for name in sorted({target for target, _ in cells})
     ]
-    draws = np.empty(RESAMPLES)
-    for draw in range(RESAMPLES):
-        picked = [strata[place] for place in generator.integers(len(strata), size=len(strata))]
-        draws[draw] = np.mean([values[generator.integers(len(values), size=len(values))].mean() for values in picked])
+    count = len(strata)
+    means = np.stack([v[generator.integers(len(v), size=(RESAMPLES, count, len(v)))].mean(-1) for v in strata])
+    picked = generator.integers(count, size=(RESAMPLES, count))
+    draws = means[picked, np.arange(RESAMPLES)[:, None], np.arange(count)].mean(-1)
     low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(float(np.mean([values.mean() for values in strata])), float(low), float(high))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from inverse_alignment.core.estimates import RewardEstimate
 from inverse_alignment.core.records import Prompt
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ class Score(Protocol):
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
         """Scores of the responses, float64 of shape (n,), in the model's own units."""
+
+
+class Estimate(Protocol):
+    """A reward model that says more than a score: how sure it is, or which tokens earned it."""
+
+    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> RewardEstimate:
+        """Rewards of the responses, in the model's own units."""
 
 
 class Embed(Protocol):
