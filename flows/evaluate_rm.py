@@ -179,18 +179,14 @@ def _require(judged: Judged) -> None:
 
 def _score(judged: Judged, config: PipelineConfig) -> Score:
     from inverse_alignment.models.implicit_rewards import load_implicit_reward
-    from inverse_alignment.models.loading import load_reward_model, pick_device, place
-    from inverse_alignment.models.reward_scores import RewardScorer
-    from inverse_alignment.text.tokenizers import load_tokenizer
+    from inverse_alignment.models.loading import pick_device
+    from inverse_alignment.models.reward_scores import load_scorer
 
     device, rows = pick_device(config.runtime.device), config.runtime.scoring_rows
     if judged.reference is not None:
         tokens = rows * judged.max_tokens
         return load_implicit_reward(judged.model, judged.reference, device, judged.max_tokens, tokens)
-    tokenizer = load_tokenizer(judged.model).tokenizer
-    model = place(load_reward_model(judged.model), device)
-    model.config.pad_token_id = tokenizer.pad_token_id  # a classifier finds the last token by it
-    return RewardScorer(model, tokenizer, judged.max_tokens, rows)
+    return load_scorer(judged.model, device, judged.max_tokens, rows)
 
 
 # ---------------------------------------------------------------------------------------------- what is shown

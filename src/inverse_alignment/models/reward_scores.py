@@ -1,4 +1,8 @@
-"""A reward model as everyone but its trainer sees it: texts in, standardised scores out."""
+"""A reward model as everyone but its trainer sees it: texts in, standardised scores out.
+
+A reward artifact's folder is a sequence classifier with one label, or has a `reward.json` that names its family:
+`load_scorer` reads both.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
 from inverse_alignment.core.batches import length_groups, pad_right
-from inverse_alignment.core.errors import UserError
+from inverse_alignment.core.errors import UserError, nearest
+from inverse_alignment.core.estimates import RewardEstimate
 from inverse_alignment.core.records import Prompt
 from inverse_alignment.models.loading import load_reward_model, place
 from inverse_alignment.text.render import encode_answers
@@ -21,7 +26,17 @@ from inverse_alignment.text.tokenizers import load_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-CALIBRATION = "calibration.json"
+CALIBRATION, FAMILY = "calibration.json", "reward.json"
+
+
+class Scorer(Protocol):
+    """A loaded reward model of any family, in its own units."""
+
+    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
+        """Means of the estimates, float64 (n,): see `core.protocols.Score`."""
+
+    def estimate(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> RewardEstimate:
+        """All that the model says: see `core.protocols.Estimate`."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,15 @@ class Calibration:
         """`(s - mean) / std`."""
         return (scores - self.mean) / self.std
 
+    def standardised(self, estimate: RewardEstimate) -> RewardEstimate:
+        """The same of all that an estimate holds; rewards of tokens and standard deviations have a scale alone."""
+        tokens = estimate.per_token
+        return RewardEstimate(
+            self.standardise(estimate.mean),
+            None if estimate.std is None else estimate.std / self.std,
+            None if tokens is None else tuple(row / self.std for row in tokens),
+        )
+
 
 class RewardScorer:
     """Scores texts with a sequence classifier, in batches of similar length."""
@@ -81,23 +105,95 @@ class RewardScorer:
             )
         return scores
 
+    def estimate(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> RewardEstimate:
+        """The scores; a single classifier cannot say how sure it is."""
+        return RewardEstimate(self(prompts, responses))
+
 
 @dataclass(frozen=True)
 class CalibratedReward:
     """A reward model whose scores are in standard deviations of the reference sample."""
 
-    scorer: RewardScorer
+    scorer: Scorer
     calibration: Calibration
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
         """Standardised scores, float64 (n,)."""
         return self.calibration.standardise(self.scorer(prompts, responses))
 
+    def estimate(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> RewardEstimate:
+        """All that the model says, standardised."""
+        return self.calibration.standardised(self.scorer.estimate(prompts, responses))
+
+    @property
+    def classifier(self) -> RewardScorer:
+        """The scorer, for what looks inside a sequence classifier: its last layer, its attention, its prefixes.
+
+        Raises:
+            UserError: the model is of another family.
+        """
+        if not isinstance(self.scorer, RewardScorer):
+            raise UserError(
+                "the reward model is no single sequence classifier, which is what is looked into here",
+                where="reward.type, and selection.type or ppo.credit.type",
+                fix="set reward.type=train, or choose a selection and a credit that ask for whole scores alone",
+            )
+        return self.scorer
+
 
 def load_calibrated(folder: Path, device: torch.device, max_tokens: int, rows: int) -> CalibratedReward:
     """A reward artifact's model with its calibration."""
-    scorer = RewardScorer(place(load_reward_model(folder), device), load_tokenizer(folder).tokenizer, max_tokens, rows)
-    return CalibratedReward(scorer, Calibration(**json.loads((folder / CALIBRATION).read_text())))
+    calibration = Calibration(**json.loads((folder / CALIBRATION).read_text()))
+    return CalibratedReward(load_scorer(folder, device, max_tokens, rows), calibration)
+
+
+def load_scorer(folder: Path, device: torch.device, max_tokens: int, rows: int) -> Scorer:
+    """A reward model of any family.
+
+    Raises:
+        UserError: its family is not known, or it is no reward model.
+    """
+    kind = family(folder).get("type")
+    match kind:
+        case None:
+            return load_classifier(folder, device, max_tokens, rows)
+        case _:
+            raise UserError(
+                f"a reward model of an unknown family '{kind}'",
+                where=str(folder / FAMILY),
+                fix=nearest(str(kind), []),
+            )
+
+
+def load_classifier(folder: Path, device: torch.device, max_tokens: int, rows: int) -> RewardScorer:
+    """A sequence classifier with one label."""
+    tokenizer = load_tokenizer(folder).tokenizer
+    model = place(load_reward_model(folder), device)
+    model.config.pad_token_id = tokenizer.pad_token_id  # a classifier finds the last token by it
+    return RewardScorer(model, tokenizer, max_tokens, rows)
+
+
+def family(folder: Path) -> dict[str, Any]:
+    """What `reward.json` says; empty for a plain sequence classifier.
+
+    Raises:
+        UserError: it is no JSON object.
+    """
+    path = folder / FAMILY
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_bytes())
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise UserError("holds no JSON object", where=str(path), fix="fetch the reward model again")
+    return values
+
+
+def save_family(values: dict[str, Any], folder: Path) -> None:
+    """Write `reward.json` beside the weights it explains."""
+    (folder / FAMILY).write_text(json.dumps(values, indent=1, sort_keys=True))
 
 
 def save_calibration(calibration: Calibration, folder: Path) -> None:

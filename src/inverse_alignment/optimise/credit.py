@@ -147,7 +147,7 @@ class KnownTokens:
         """
         looks = isinstance(config, AttentionCredit)
         reads = looks or isinstance(config, RedistributedCredit)
-        scorer = TokenScorer(reward.scorer, tokenizer) if reads else None
+        scorer = TokenScorer(reward.classifier, tokenizer) if reads else None
         return KnownTokens(reward, tokenizer, scorer, looks, head, references)
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:

@@ -75,7 +75,7 @@ class PolicyView:
         assert self._reward_tokens is not None  # whoever asks for a reward model says how much it reads
         runtime = self.context.runtime
         device = pick_device(runtime.device)
-        return load_calibrated(self.inputs["reward"], device, self._reward_tokens, runtime.scoring_rows).scorer
+        return load_calibrated(self.inputs["reward"], device, self._reward_tokens, runtime.scoring_rows).classifier
 
     @cached_property
     def pair_features(self) -> PairFeatures:

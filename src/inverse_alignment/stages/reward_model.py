@@ -12,29 +12,7 @@ from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.context import StageContext
 from inverse_alignment.core.records import Comparison
 from inverse_alignment.models.specs import ModelSpec
-
-
-class TrainReward(Section):
-    """Bradley-Terry training on one split of all sources: train, and audit for the model that audits it."""
-
-    type: Literal["train"] = "train"
-    epochs: float = Field(1, gt=0, description="passes over the pairs")
-    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW, linear decay")
-    batch_size: int = Field(32, ge=1, description="pairs per optimiser step")
-    warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the learning rate rises")
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="assumed probability that a label is wrong")
-    centring: float = Field(0.01, ge=0, description="weight of the penalty on the squared sum of a pair's scores")
-    use_margins: bool = Field(False, description="subtract the data's preference strength from the score gap")
-    start: Literal["sft", "base"] = Field(
-        "sft", description="whose trunk the model starts from, if the tokenizers are equal"
-    )
-
-
-class CheckpointReward(Section):
-    """The reward model's checkpoint is a trained sequence classifier with one label; it is used as it is."""
-
-    type: Literal["checkpoint"] = "checkpoint"
-
+from inverse_alignment.reward.training_settings import CheckpointReward, TrainReward
 
 RewardConfig = Annotated[TrainReward | CheckpointReward, Field(discriminator="type")]
 

@@ -12,6 +12,7 @@ from transformers import LlamaForSequenceClassification
 from inverse_alignment.core.artifact import list_files
 from inverse_alignment.core.batches import Sequences
 from inverse_alignment.core.errors import UserError
+from inverse_alignment.core.estimates import RewardEstimate
 from inverse_alignment.generation.answers import answer, batch_of
 from inverse_alignment.models.heads import ValueModel, load_optimizer, save_optimizer
 from inverse_alignment.models.loading import (
@@ -29,6 +30,7 @@ from inverse_alignment.models.reward_scores import (
     RewardScorer,
     load_calibrated,
     save_calibration,
+    save_family,
 )
 from inverse_alignment.text.render import encode_full
 from inverse_alignment.text.tokenizers import load_tokenizer
@@ -253,3 +255,23 @@ def test_another_architecture_whose_pad_is_its_end_token(tmp_path):
     together = scorer(reward, 64, tokens)(tiny.PROMPTS, ANSWERS)
     assert together.std() > 1e-3
     np.testing.assert_allclose(scorer(reward, 1, tokens)(tiny.PROMPTS, ANSWERS), together, atol=1e-5)
+
+
+def test_an_unknown_family_and_a_torn_family_file_are_refused(tmp_path):
+    folder = tiny.saved(tiny.reward_model(), tmp_path)
+    save_calibration(Calibration(0.0, 1.0, 2), folder)
+    save_family({"type": "oracle"}, folder)
+    with pytest.raises(UserError, match="unknown family 'oracle'"):
+        load_calibrated(folder, torch.device("cpu"), 48, 64)
+    (folder / "reward.json").write_text("[")
+    with pytest.raises(UserError, match="holds no JSON object"):
+        load_calibrated(folder, torch.device("cpu"), 48, 64)
+
+
+def test_an_estimate_is_standardised_part_by_part():
+    estimate = RewardEstimate(np.array([3.0, 5.0]), np.array([1.0, 4.0]), (np.array([2.0]), np.array([1.0, -1.0])))
+    found = Calibration(3.0, 2.0, 9).standardised(estimate)
+    assert found.mean.tolist() == [0.0, 1.0] and found.std.tolist() == [0.5, 2.0]
+    assert [row.tolist() for row in found.per_token] == [[1.0], [0.5, -0.5]]
+    bare = Calibration(3.0, 2.0, 9).standardised(RewardEstimate(np.array([3.0])))
+    assert bare.std is None and bare.per_token is None
