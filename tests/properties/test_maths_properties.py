@@ -66,6 +66,15 @@ from inverse_alignment.maths.linear_reward import (
 )
 from inverse_alignment.maths.masked import masked, masked_mean, masked_sum, masked_var, masked_whiten
 from inverse_alignment.maths.overlap import prefix_f1
+from inverse_alignment.maths.overoptimisation import (
+    best_of_n_divergence,
+    best_of_n_peak,
+    best_of_n_terms,
+    fit_curve,
+    obstacle,
+    policy_peak,
+    policy_terms,
+)
 from inverse_alignment.maths.pairwise import (
     accuracy,
     best_scale,
@@ -74,6 +83,7 @@ from inverse_alignment.maths.pairwise import (
     paired_gain,
     preference_log_likelihood,
 )
+from inverse_alignment.maths.ranks import average_ranks, rank_correlation, rank_correlation_interval
 from inverse_alignment.maths.rewardbench import (
     answer_margins,
     best_of_credit,
@@ -563,6 +573,61 @@ ENTRIES: dict[str, Entry] = {
         lambda: determination(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])),
         0.25,
         lambda c: determination(c.x[:, 0].numpy(), c.y[:, 0].numpy()),
+    ),
+    "overoptimisation.best_of_n_divergence": Entry(
+        lambda: n(best_of_n_divergence(np.array([1.0, 2.0]))),  # 0 and log 2 - ½
+        t(0.0, 0.1931471805599453),
+        lambda c: rows(best_of_n_divergence, c.weights),
+    ),
+    "overoptimisation.best_of_n_terms": Entry(
+        lambda: n(best_of_n_terms(np.array([3.0]))),
+        t([3.0, -9.0]),
+        lambda c: rows(best_of_n_terms, c.weights),
+    ),
+    "overoptimisation.policy_terms": Entry(
+        lambda: n(policy_terms(np.array([0.0, 6.0]), 3)),  # 0, and 6 log 2
+        t([0.0, 0.0], [6.0, -4.1588830833596715]),
+        lambda c: rows(policy_terms, c.weights),
+    ),
+    "overoptimisation.best_of_n_peak": Entry(
+        lambda: n(best_of_n_peak(np.array([2.0, 2.0]), np.array([0.5, 0.0]))),
+        t(2.0, INF),
+        lambda c: rows(best_of_n_peak, c.scores, c.weights),
+    ),
+    "overoptimisation.policy_peak": Entry(
+        lambda: n(policy_peak(np.array([2.0, 2.0]), np.array([1.0, 0.0]), 3)),  # 3 e
+        t(8.154845485377136, INF),
+        lambda c: rows(policy_peak, c.scores, c.weights),
+    ),
+    "overoptimisation.obstacle": Entry(
+        lambda: obstacle(np.array([[1.0, 0.0], [2.0, 1.0], [2.0, 1.0]])),
+        "2 of the 4 different distances that a curve needs",
+    ),
+    "overoptimisation.fit_curve": Entry(
+        # one unit: no draw differs; a = 1, b = ½, a/(2b) = 1
+        lambda: fit_curve(
+            np.array([[1.0, -1.0], [2.0, -4.0], [3.0, -9.0], [4.0, -16.0]]),
+            np.array([0.5, 0.0, -1.5, -4.0]),
+            np.zeros(4, dtype=int),
+            best_of_n_peak,
+            0,
+        ),
+        ((1.0, 1.0, 1.0), (0.5, 0.5, 0.5), (1.0, 1.0, 1.0), 0.0),
+    ),
+    "ranks.average_ranks": Entry(
+        lambda: n(average_ranks(np.array([5.0, 1.0, 5.0]))),
+        t(2.5, 1.0, 2.5),
+        lambda c: n(average_ranks(c.scores.numpy())).to(c.scores.dtype),
+    ),
+    "ranks.rank_correlation": Entry(
+        # ranks 1, 2, 3 and 1, 3, 2
+        lambda: rank_correlation(np.array([1.0, 2.0, 9.0]), np.array([0.0, 8.0, 7.0])),
+        0.5,
+        lambda c: rank_correlation(c.scores.numpy(), c.x[:, 0].numpy()) or 0.0,
+    ),
+    "ranks.rank_correlation_interval": Entry(
+        lambda: rank_correlation_interval(np.array([1.0, 2.0]), np.array([5.0, 3.0]), np.array([4, 4]), 0),
+        (-1.0, -1.0, -1.0),
     ),
     "overlap.prefix_f1": Entry(lambda: prefix_f1([1, 9, 2], [1, 2]), [0.0, 2 / 3, 0.5]),
     "variational.boltzmann_log_policy": Entry(
