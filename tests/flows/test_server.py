@@ -109,6 +109,7 @@ def test_two_runs_share_a_server_that_is_replaced_if_it_dies_and_ended_by_the_la
     assert (project / ".prefect" / "prefect.db").is_file()
 
 
+@pytest.mark.ops
 def test_killed_users_do_not_keep_a_server_alive(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "WATCH_SECONDS", 0.5)
     held = server.SharedServer(project).begin()
@@ -129,6 +130,7 @@ def test_killed_users_do_not_keep_a_server_alive(project: Path, monkeypatch: pyt
     held.release()
 
 
+@pytest.mark.ops
 def test_a_started_server_stays_until_it_is_stopped(project: Path) -> None:
     url = server.start(project)
     assert "PREFECT_API_URL" not in os.environ
@@ -143,6 +145,7 @@ def test_a_started_server_stays_until_it_is_stopped(project: Path) -> None:
     assert server.status(project) == server.Status(None, False, None, 0, False, server.log_path(project))
 
 
+@pytest.mark.ops
 def test_a_server_that_cannot_start_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / ".prefect").mkdir()
     (tmp_path / ".prefect" / "prefect.db").mkdir()  # SQLite cannot open a folder

@@ -116,6 +116,7 @@ def test_a_pooled_set_is_a_version_and_the_same_set_is_the_same_version(built: t
     assert json.loads((made.folder / "origin.json").read_text())["digest"] == pool.artifact.digest
 
 
+@pytest.mark.ops
 def test_the_subset_of_a_round_is_pulled_in_a_second_clone(built: tuple[Path, Entry], tmp_path: Path) -> None:
     root, pool = built
     first = select(root, pool, seed=0)
@@ -180,6 +181,7 @@ def test_the_verb_publishes_what_is_built_and_refuses_the_rest(
     assert not (root / "published" / "x").exists()
 
 
+@pytest.mark.ops
 def test_the_deployed_flow_publishes_too_and_says_so_in_prefect(
     built: tuple[Path, Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,7 +82,7 @@ class _Cut(Exception):
     """The server goes away."""
 
 
-@pytest.mark.parametrize("taken", [0, 1, 2, 7, 30, 61])
+@pytest.mark.parametrize("taken", [0, 7, 61, *(pytest.param(n, marks=pytest.mark.ops) for n in (1, 2, 30))])
 def test_a_store_that_is_lost_at_any_event_is_completed_later(
     taken: int, tmp_path: Path, database: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

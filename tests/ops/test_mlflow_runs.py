@@ -147,6 +147,7 @@ def test_the_gate_moves_champion_and_challenger(tracked: Any) -> None:
     assert client.get_model_version_by_alias("policy", "random-s0").source.startswith("models:/m-")
 
 
+@pytest.mark.ops
 def test_a_decision_that_is_mirrored_late_moves_nothing_back(tmp_path: Path, project: Path) -> None:
     """The same project in two stores; what the older says is written after the newer."""
     from tasks.journal import read_journals
@@ -165,6 +166,7 @@ def test_a_decision_that_is_mirrored_late_moves_nothing_back(tmp_path: Path, pro
         assert of_version(client, "reward-model", "challenger") == "random-s0-r1-refresh"
 
 
+@pytest.mark.ops
 def test_the_machine_is_measured_where_that_is_asked_for(tracked: Any, tmp_path: Path) -> None:
     _, runs = tracked
     measured = {name for run in runs.values() for name in run.data.metrics if name.startswith("system/")}

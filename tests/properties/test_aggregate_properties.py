@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -200,7 +199,7 @@ def without_counts_of_copies(statistics: Any) -> Any:
     return statistics
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(rows=inputs(), options=choices, most=caps, shuffle=shuffles)
 def test_no_order_repetition_or_split_over_files_changes_a_byte(rows, options, most, shuffle):
     with tempfile.TemporaryDirectory() as folder:
@@ -245,7 +244,7 @@ def test_the_drawn_inputs_meet_every_reason_to_drop_a_row():
     """Otherwise the properties above would hold of nothing."""
     met: set[str] = set()
 
-    @settings(max_examples=400, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=160, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(rows=inputs(), options=choices, most=caps)
     def collect(rows, options, most):
         with tempfile.TemporaryDirectory() as folder:
@@ -286,10 +285,9 @@ those.aggregated(Path(sys.argv[1]), {"filler": those.FILLER, "mine": pairs}, opt
 """
 
 
-@pytest.mark.parametrize("hash_seed", ["1", "2"])
-def test_another_process_writes_the_same_bytes(tmp_path, hash_seed):
+def test_another_process_writes_the_same_bytes(tmp_path):
     """Python's own hashes differ between processes: nothing that is written may depend on them."""
-    for name, seed in (("first", "0"), ("other", hash_seed)):
+    for name, seed in (("first", "0"), ("other", "1")):
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         subprocess.run([sys.executable, "-c", _IN_A_PROCESS, str(tmp_path / name)], env=environment, check=True)
     first, other = (opened(tmp_path / name / "out").files for name in ("first", "other"))

@@ -49,6 +49,7 @@ def test_seeds_decide_the_rows_and_shards_only_where_they_lie(rows, tmp_path):
     assert sorted_rows(lines(tmp_path, ROWS, 1, seed=1)) != sorted_rows(rows)
 
 
+@pytest.mark.slow
 def test_a_small_run_says_every_number(tmp_path):
     found = compare(tmp_path, rows=600, shards=2, near=True)
     few, many = found["few"], found["many"]

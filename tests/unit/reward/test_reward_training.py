@@ -47,6 +47,13 @@ def train(partial, pairs=PAIRS, weights=None, loss=PLAIN, epochs=2.0, die_at=-1,
     return model, metrics
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The fit of all pairs, what it measured, and where its rows are."""
+    folder = tmp_path_factory.mktemp("plain")
+    return *train(folder), folder
+
+
 def first_loss(partial):
     return json.loads((partial / "metrics.jsonl").read_text().splitlines()[0])["loss"]
 
@@ -61,9 +68,9 @@ def flipped(pair, number):
     return tiny.pair(pair.prompt.text(), pair.rejected, pair.chosen, number)
 
 
-def test_it_learns_a_separable_preference(tmp_path):
+def test_it_learns_a_separable_preference(tmp_path, plain):
     fresh = [tiny.pair("new", good, bad) for good in GOOD for bad in BAD]
-    model, metrics = train(tmp_path)
+    model, metrics, _ = plain
     assert accuracy(model, fresh) > 0.9
     assert metrics["steps"] == 24 and metrics["train_loss"] < 0.6
     backwards, _ = train(tmp_path / "back", [flipped(pair, i) for i, pair in enumerate(PAIRS)])
@@ -103,7 +110,7 @@ def test_a_pairs_own_weight_decides_whom_the_model_believes(tmp_path):
     assert tiny.same(tiny.weights(scaled), tiny.weights(same))  # only weights relative to each other count
 
 
-def test_soft_labels_say_how_sure_the_model_becomes(tmp_path):
+def test_soft_labels_say_how_sure_the_model_becomes(tmp_path, plain):
     def gap(model):
         score = RewardScorer(model, tiny.tokenizer(), 48, 64)
         prompts = [pair.prompt for pair in PAIRS]
@@ -112,20 +119,18 @@ def test_soft_labels_say_how_sure_the_model_becomes(tmp_path):
     def labelled(soft_label):
         return [pair.model_copy(update={"soft_label": soft_label}) for pair in PAIRS]
 
-    unset, _ = train(tmp_path / "a")
     certain, _ = train(tmp_path / "b", labelled(1.0))
-    assert tiny.same(tiny.weights(unset), tiny.weights(certain))
+    assert tiny.same(tiny.weights(plain[0]), tiny.weights(certain))  # no label is a certain one
     gaps = {p: gap(train(tmp_path / f"p{p}", labelled(p), epochs=8)[0]) for p in (0.5, 0.7, 0.9)}
     # the best gap of a pair is log(p / (1 - p)): 0, 0.847 and 2.197
     assert abs(gaps[0.5]) < 0.1 and gaps[0.7] == pytest.approx(0.847, abs=0.2)
     assert gaps[0.9] == pytest.approx(2.197, abs=0.4)
 
 
-def test_smoothing_changes_the_fit(tmp_path):
-    _, plain = train(tmp_path / "a")
+def test_smoothing_changes_the_fit(tmp_path, plain):
     _, smooth = train(tmp_path / "b", loss=PairLoss(0.3, 0.01, False))
     # With a third of the labels doubted the loss cannot fall below the entropy of a label, H(0.3) = 0.611 nats.
-    assert plain["train_loss"] < 0.6 < 0.611 < smooth["train_loss"]
+    assert plain[1]["train_loss"] < 0.6 < 0.611 < smooth["train_loss"]
 
 
 def test_centring_pulls_the_scores_of_a_pair_towards_zero(tmp_path):
@@ -156,8 +161,8 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
 
 
 @pytest.mark.parametrize("die_at", [13, 24])
-def test_a_killed_fit_ends_with_the_same_bytes(tmp_path, die_at):
-    straight, expected = train(tmp_path / "straight")
+def test_a_killed_fit_ends_with_the_same_bytes(tmp_path, die_at, plain):
+    straight, expected, folder = plain
     with pytest.raises(Killed):
         train(tmp_path / "killed", die_at=die_at, checkpoint_seconds=1e-9)
     kept = sorted(path.name for path in (tmp_path / "killed").glob("checkpoint-*"))
@@ -166,17 +171,16 @@ def test_a_killed_fit_ends_with_the_same_bytes(tmp_path, die_at):
     resumed, metrics = train(tmp_path / "killed", checkpoint_seconds=1e-9)
     assert tiny.same(tiny.weights(resumed), tiny.weights(straight))
     assert metrics == expected
-    rows = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("killed", "straight")]
+    rows = [(where / "metrics.jsonl").read_text() for where in (tmp_path / "killed", folder)]
     assert rows[0] == rows[1] and len(rows[0].splitlines()) == 3  # steps 10, 20 and the last
 
 
-def test_a_damaged_checkpoint_is_passed_over(tmp_path):
-    straight, _ = train(tmp_path / "straight")
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, plain):
     with pytest.raises(Killed):
         train(tmp_path / "killed", die_at=24, checkpoint_seconds=1e-9)
     (tmp_path / "killed" / "checkpoint-20" / "model.safetensors").write_bytes(b"torn")
     resumed, _ = train(tmp_path / "killed", checkpoint_seconds=3600.0)
-    assert tiny.same(tiny.weights(resumed), tiny.weights(straight))
+    assert tiny.same(tiny.weights(resumed), tiny.weights(plain[0]))
     assert not (tmp_path / "killed" / "checkpoint-20").exists()
 
 
