@@ -121,6 +121,7 @@ from inverse_alignment.maths.variational import (
     td_residuals,
     transitions,
     unlikelihood,
+    weighted_posterior,
 )
 
 NAN, INF = float("nan"), float("inf")
@@ -730,6 +731,24 @@ ENTRIES: dict[str, Entry] = {
         t([0.375, 0.625, 0.0]),
         lambda c: attention_received(c.x.unsqueeze(-1), (c.x / 2).unsqueeze(-1), c.mask),
         "columns",
+        learns=True,
+    ),
+    "variational.weighted_posterior": Entry(
+        # shares 2 · ¼ and 2 · ¾; log σ̂ of the first is tanh(log 2 + log ½), of the second tanh(log(2/3) + log(3/2))
+        lambda: weighted_posterior(
+            RewardPosterior(t([3.0, -2.0, NAN]), t([math.log(2), math.log(2 / 3) + 1, NAN])),
+            t([0.25, 0.75, NAN]),
+            YES,
+            1.0,
+        ),
+        (t([1.5, -3.0, 0.0]), t([0.0, math.tanh(1), 0.0])),
+        lambda c: weighted_posterior(
+            RewardPosterior(c.x, c.y),
+            masked(c.z.abs() + 0.5, c.mask) / masked_sum(c.z.abs() + 0.5, c.mask, -1).unsqueeze(-1),
+            c.mask,
+            2.0,
+        ),
+        "rows and columns",
         learns=True,
     ),
     "variational.return_correlations": Entry(

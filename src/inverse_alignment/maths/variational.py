@@ -261,6 +261,28 @@ def attention_received(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
     return masked_mean(torch.where(mask.unsqueeze(-2), likeness, lowest).softmax(-1), counts, -2)
 
 
+def weighted_posterior(posterior: RewardPosterior, weights: Tensor, mask: Tensor, bound: float) -> RewardPosterior:
+    """`μ̂_t = n w_t μ_t` and `log σ̂_t = c tanh((log σ_t + log(n w_t)) / c)`, zero where the mask is False; (..., t).
+
+    A reward of normal distribution times n w_t, n the tokens that count: equal weights change nothing but that log σ̂
+    stays between -c and c. Then `Σ_t w_t μ_t`, the score of the Preference Transformer, is the mean of μ̂.
+    Source: AVA, arXiv 2411.09341, reward weighting, which prints w_t in place of n w_t, so that rewards shrink with the
+    length of an answer; the bound is ours, see `demonstration_evidence`.
+
+    Args:
+        posterior: of the rewards before they are weighted.
+        weights: (..., t), not negative, adding up to one over the positions that count: from `attention_received`.
+        mask: (..., t) bool, True at response positions.
+        bound: c > 0.
+    """
+    share = masked(weights, mask) * mask.sum(-1, keepdim=True)
+    spread = masked(posterior.log_std, mask) + share.clamp(min=torch.finfo(share.dtype).tiny).log()
+    return RewardPosterior(
+        share * masked(posterior.mean, mask),
+        masked(bound * torch.tanh(spread / bound), mask),
+    )
+
+
 class ReturnCorrelations(NamedTuple):
     """What a sum of token rewards may stand for, if nothing else; numbers in [-1, 1].
 

@@ -86,6 +86,19 @@ def load_reward_model(path: Path, dtype: str = "float32") -> PreTrainedModel:
     return model
 
 
+def load_trunk(path: Path, dtype: str = "float32") -> PreTrainedModel:
+    """A causal model without a head from a folder.
+
+    Raises:
+        UserError: the folder lacks weights of it.
+    """
+    from transformers import AutoModel
+
+    model, missing = _loaded(AutoModel, path, dtype)
+    _require_trunk(path, missing)
+    return model
+
+
 def reward_model_from_trunk(path: Path, seed: int, dtype: str = "float32") -> PreTrainedModel:
     """A sequence classifier on the trunk of a causal LM, with a fresh score head that depends on the seed alone.
 

@@ -157,11 +157,15 @@ def load_scorer(folder: Path, device: torch.device, max_tokens: int, rows: int) 
     match kind:
         case None:
             return load_classifier(folder, device, max_tokens, rows)
+        case "ava":
+            from inverse_alignment.models.tqr_scores import TqrScorer
+
+            return TqrScorer.load(folder, device, max_tokens, rows)
         case _:
             raise UserError(
                 f"a reward model of an unknown family '{kind}'",
                 where=str(folder / FAMILY),
-                fix=nearest(str(kind), []),
+                fix=nearest(str(kind), ["ava"]),
             )
 
 

@@ -30,6 +30,7 @@ from inverse_alignment.maths.variational import (
     td_residuals,
     transitions,
     unlikelihood,
+    weighted_posterior,
 )
 
 NUMBERS = st.floats(-3, 3)
@@ -276,6 +277,29 @@ def test_attention_adds_up_to_one_and_is_equal_where_keys_are() -> None:
     assert attention_received(queries[0, 0], keys[0, 0], torch.zeros(4, dtype=torch.bool)).isnan().all()
     huge = attention_received(t(1.0, 1.0).unsqueeze(-1), t(0.0, -1e30).unsqueeze(-1), torch.tensor([True, True]))
     torch.testing.assert_close(huge, t(1.0, 0.0))
+
+
+def test_equal_weights_change_no_mean_and_a_weight_scales_a_reward() -> None:
+    mask = torch.stack([MASK, torch.tensor([False, True, False, False])])
+    mean, log_std = t(1.0, -2.0, 4.0, NAN).expand(2, -1), t(0.1, -0.2, 0.3, NAN).expand(2, -1)
+    equal = weighted_posterior(RewardPosterior(mean, log_std), mask / mask.sum(-1, keepdim=True).double(), mask, 1e4)
+    torch.testing.assert_close(equal.mean, torch.where(mask, mean, 0.0))
+    torch.testing.assert_close(equal.log_std, torch.where(mask, log_std, 0.0), rtol=0, atol=1e-6)
+    found = weighted_posterior(RewardPosterior(mean, log_std), t(0.5, 0.5, 0.0, NAN).expand(2, -1), mask, 1e4)
+    scaled = Normal(mean[0, :2], log_std[0, :2].exp())
+    torch.testing.assert_close(found.mean[0, :2], 1.5 * scaled.mean)  # what 3 · ½ times such a variable has
+    torch.testing.assert_close(found.log_std[0, :2].exp(), 1.5 * scaled.stddev, rtol=1e-5, atol=0)
+    # the score of the Preference Transformer: Σ w μ
+    assert found.mean[0, :3].mean().item() == pytest.approx(0.5 * 1.0 + 0.5 * -2.0)
+
+
+def test_deviations_stay_within_their_bound_and_weights_of_nothing_have_a_gradient() -> None:
+    log_std = torch.tensor([-50.0, 50.0, 0.0, NAN], requires_grad=True)
+    weights = torch.tensor([0.5, 0.5, 0.0, 0.0], requires_grad=True)
+    found = weighted_posterior(RewardPosterior(torch.ones(4), log_std), weights, MASK, 3.0)
+    assert found.log_std.tolist() == pytest.approx([-3.0, 3.0, -3.0, 0.0])
+    (found.mean + found.log_std).sum().backward()
+    assert torch.isfinite(log_std.grad).all() and torch.isfinite(weights.grad).all()
 
 
 def test_correlations_by_hand() -> None:

@@ -1,0 +1,263 @@
+"""AVA and the Preference Transformer: beliefs about the reward of every token, through transformers' Trainer.
+
+Sources: AVA is Cai et al. 2024, arXiv 2411.09341; the Preference Transformer Kim et al. 2023, arXiv 2303.00957.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import Trainer, TrainingArguments
+
+from inverse_alignment.core import parallel
+from inverse_alignment.core.batches import length_groups, pad_right
+from inverse_alignment.core.metrics import Report
+from inverse_alignment.core.records import Comparison
+from inverse_alignment.maths.masked import masked_mean
+from inverse_alignment.maths.pairwise import bradley_terry_loss
+from inverse_alignment.maths.variational import (
+    ReturnCorrelations,
+    contrastive_return,
+    demonstration_evidence,
+    log_contrastive_return,
+    return_correlations,
+    transitions,
+    unlikelihood,
+)
+from inverse_alignment.models.tqr import TokenBeliefs, Tqr
+from inverse_alignment.models.tqr_scores import answers_of
+from inverse_alignment.models.trl_training import apart, configure, presented, shared_out, train
+from inverse_alignment.text.render import encode_answers, encode_prompts, prompt_budget
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Total(NamedTuple):
+    """A loss as a sum over a batch, and how much of the batch it is a sum over.
+
+    Attributes:
+        value: ().
+        amount: (), never negative.
+    """
+
+    value: Tensor
+    amount: Tensor
+
+
+class Objective(Protocol):
+    """What is to be minimised: the sum of some means over a batch."""
+
+    paired: bool
+    """Whether it looks at rejected answers."""
+
+    def __call__(self, beliefs: TokenBeliefs, counts: Tensor, weights: Tensor) -> list[Total]:
+        """Means as totals, so that several processes can add theirs up.
+
+        Args:
+            beliefs: of the chosen answers of n pairs and then, if it is paired, of the n rejected ones.
+            counts: bool, True at response tokens; shaped like the beliefs.
+            weights: (n,).
+        """
+
+
+@dataclass(frozen=True)
+class AvaObjective:
+    """`-Σ w F / Σ w m - w_c Σ w CER / Σ w`, over pairs with m choices in the chosen answer.
+
+    F is F_p or, without pairs, F_d; the paper adds them up over tokens and pairs alike, which is `w_c = Σ w / Σ w m`.
+    Source: AVA, arXiv 2411.09341, Alg. 1.
+
+    Attributes:
+        paired: AVA-p; otherwise AVA-d.
+        fresh: whether Q is a head's own; β is then in its policy, and weighs nothing here.
+        beta, gamma, consistency: β, γ and λ of `maths.variational.demonstration_evidence`.
+        inverse: weight of divergence and consistency.
+        negatives: weight of the unlikelihood of rejected answers.
+        floor: its bound per token.
+        cer: w_c.
+        cer_form: CER as printed, or its logarithm.
+    """
+
+    paired: bool
+    fresh: bool = False
+    beta: float = 1.0
+    gamma: float = 1.0
+    consistency: float = 1.0
+    inverse: float = 1.0
+    negatives: float = 1.0
+    floor: float = -10.0
+    cer: float = 1.0
+    cer_form: Literal["log", "printed"] = "log"
+
+    def __call__(self, beliefs: TokenBeliefs, counts: Tensor, weights: Tensor) -> list[Total]:
+        """See `Objective`."""
+        pairs = len(weights)
+        chosen, own = _rows(beliefs, slice(pairs)), counts[:pairs]
+        beta = 1.0 if self.fresh else self.beta
+        evidence = demonstration_evidence(
+            chosen.log_probs, chosen.action_values, chosen.posterior, own, beta, self.gamma, self.consistency
+        )
+        gained = evidence.log_policy + self.inverse * (evidence.consistency - evidence.divergence)
+        totals = []
+        if self.paired:
+            rejected, other = _rows(beliefs, slice(pairs, None)), counts[pairs:]
+            gained = gained + self.negatives * beta * unlikelihood(rejected.log_probs, other, self.floor)
+            contrast = log_contrastive_return if self.cer_form == "log" else contrastive_return
+            returned = contrast(chosen.posterior.mean, own, rejected.posterior.mean, other)
+            totals.append(Total(-self.cer * (weights * returned).sum(), weights.sum()))
+        return [Total(-(weights * gained).sum(), (weights * transitions(own).sum(-1)).sum()), *totals]
+
+
+@dataclass(frozen=True)
+class PreferenceTransformerObjective:
+    """Bradley-Terry on `Σ_t w_t μ_t`, the mean of weighted rewards. Source: arXiv 2303.00957, eq. 5.
+
+    Attributes:
+        smoothing: assumed probability that a label is wrong.
+    """
+
+    smoothing: float = 0.0
+    paired: bool = True
+
+    def __call__(self, beliefs: TokenBeliefs, counts: Tensor, weights: Tensor) -> list[Total]:
+        """See `Objective`."""
+        chosen, rejected = masked_mean(beliefs.posterior.mean, counts, -1).chunk(2)
+        margins, labels = torch.zeros_like(chosen), torch.ones_like(chosen)
+        loss = bradley_terry_loss(chosen, rejected, weights, margins, labels, self.smoothing)
+        return [Total(weights.sum() * loss, weights.sum())]
+
+
+def _rows(beliefs: TokenBeliefs, rows: slice) -> TokenBeliefs:
+    posterior = type(beliefs.posterior)(*(table[rows] for table in beliefs.posterior))
+    return TokenBeliefs(beliefs.log_probs[rows], beliefs.action_values[rows], posterior)
+
+
+class TqrTrainer(Trainer):
+    """Trainer with an `Objective`."""
+
+    def __init__(self, *, objective: Objective, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._objective = objective
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The loss of a batch of pairs.
+
+        Of one process's part of a batch, each mean times its share: the mean over processes is that of the whole batch.
+        """
+        counts = inputs["counts"]
+        beliefs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], counts=counts)
+        totals = self._objective(beliefs, counts, inputs["weights"])
+        parts = parallel.shares(parallel.group(), *(total.amount for total in totals))
+        loss = 0.0 * beliefs.posterior.mean.sum()  # rows that only fill up a batch count for nothing
+        for total, part in zip(totals, parts, strict=True):
+            if part:
+                loss = loss + part * total.value / total.amount
+        return (loss, beliefs) if return_outputs else loss
+
+
+class TqrCollator:
+    """Pads the answers of pairs, chosen ones first, and says which of their tokens count."""
+
+    def __init__(self, pad_token_id: int, paired: bool) -> None:
+        self._pad, self._sides = pad_token_id, ("chosen_ids", "rejected_ids")[: 1 + paired]
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """One batch."""
+        ids, mask = pad_right([example[side] for side in self._sides for example in examples], self._pad)
+        starts = [example["start"] for _ in self._sides for example in examples]
+        return {
+            "input_ids": ids,
+            "attention_mask": mask.long(),
+            "counts": answers_of(mask, starts),
+            "weights": torch.tensor([float(example["weight"]) for example in examples]),
+        }
+
+
+def belief_rows(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Comparison], max_tokens: int
+) -> list[dict[str, Any]]:
+    """Token ids of both answers of every pair, where they begin, and what the pair weighs.
+
+    A pair whose label is soft is there twice, once each way round, weighted by the label: the expectation of any loss.
+    """
+    prompts = [pair.prompt for pair in pairs]
+    starts = [len(ids) for ids in encode_prompts(tokenizer, prompts, prompt_budget(max_tokens))]
+    chosen, rejected = (
+        encode_answers(tokenizer, prompts, [getattr(pair, side) for pair in pairs], max_tokens)
+        for side in ("chosen", "rejected")
+    )
+    rows = []
+    for pair, start, better, worse in zip(pairs, starts, chosen, rejected, strict=True):
+        label = 1.0 if pair.soft_label is None else pair.soft_label
+        for first, second, share in ((better, worse, label), (worse, better, 1.0 - label)):
+            if share:
+                row = {"chosen_ids": first, "rejected_ids": second, "start": start}
+                rows.append({**row, "weight": share * pair.weight})
+    return rows
+
+
+def fit_tqr(
+    model: Tqr,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[dict[str, Any]],
+    arguments: dict[str, Any],
+    objective: Objective,
+    partial: Path,
+    report: Report,
+    checkpoint_seconds: float,
+) -> dict[str, float]:
+    """Fit a TQR model to pairs, in place.
+
+    Args:
+        rows: from `belief_rows`.
+        arguments: from `models.trl_training.arguments`.
+        partial: where checkpoints live; training goes on from the newest whole one.
+    """
+    sides = ("chosen_ids", "rejected_ids")[: 1 + objective.paired]
+    rows, arguments = presented(rows, [max(len(row[side]) for side in sides) for row in rows], arguments)
+    rows, arguments = shared_out(rows, arguments, lambda row: {**row, "weight": 0.0})
+    arguments = {name: value for name, value in arguments.items() if name != "max_length"}  # known to TRL alone
+    trainer = TqrTrainer(
+        objective=objective,
+        model=apart(model),
+        args=configure(TrainingArguments, arguments),
+        train_dataset=Dataset.from_list(list(rows)),
+        processing_class=tokenizer,
+        data_collator=TqrCollator(tokenizer.pad_token_id, objective.paired),
+    )
+    return train(trainer, model, partial, report, checkpoint_seconds)
+
+
+@torch.no_grad()
+def degeneration(model: Tqr, rows: Sequence[dict[str, Any]], pad_token_id: int, most_tokens: int) -> ReturnCorrelations:
+    """What the summed rewards of answers may stand for: correlations with their length and their log-likelihood.
+
+    Args:
+        rows: from `belief_rows`; both answers of each are looked at.
+        most_tokens: padded tokens read at once.
+    """
+    ids = [row[side] for side in ("chosen_ids", "rejected_ids") for row in rows]
+    starts = [row["start"] for row in rows] * 2
+    width = max(len(row) for row in ids)
+    rewards, log_probs = torch.zeros(2, len(ids), width, dtype=torch.float64)
+    mask = torch.zeros(len(ids), width, dtype=torch.bool)
+    for group in length_groups([len(row) for row in ids], most_tokens):
+        tokens, real = pad_right([ids[i] for i in group], pad_token_id, model.device)
+        counts = answers_of(real, [starts[i] for i in group])
+        beliefs = model(tokens, real.long(), counts)
+        for table, found in ((rewards, beliefs.posterior.mean), (log_probs, beliefs.log_probs), (mask, counts)):
+            table[group, : tokens.shape[-1]] = found.to(table.dtype).cpu()
+    return return_correlations(rewards, log_probs, mask)
