@@ -114,8 +114,11 @@ def main() -> None:
         def log_message(self, *args):
             pass
 
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # of five, as by default, a busy machine resets whoever comes sixth
+
     print("the model is loaded", flush=True)
-    ThreadingHTTPServer((options.host, options.port), Handler).serve_forever()
+    Server((options.host, options.port), Handler).serve_forever()
 
 
 if __name__ == "__main__":
