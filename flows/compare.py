@@ -70,6 +70,13 @@ def require_audit(config: PipelineConfig) -> None:
             where="reward.type",
             fix="set reward to {type: train, ...}, or data.aggregate.shares.audit to 0 and the share to train",
         )
+    for arm in config.arms:
+        if share == 0 and "audit" in config.for_arm(arm).ppo.watch.stop_at:
+            raise UserError(
+                "a round is to end where the audit model says so, but there is none",
+                where=f"ppo.watch.stop_at of the arm '{arm}'",
+                fix="set data.aggregate.shares.audit above 0, or take audit out of the list",
+            )
     prompts = {"reference_sample.split": config.reference_sample.split, "rollout.split": config.rollout.split}
     prompts |= {f"arms.{arm}.rollout.split": config.for_arm(arm).rollout.split for arm in config.arms}
     for key, split in prompts.items():

@@ -121,6 +121,7 @@ def inverse_alignment(config: PipelineConfig, arm: str, seed: int, start: Start)
     """Refresh the reward model where the policy now is, optimise the policy against it, and again."""
     config = config.for_arm(arm)
     preferences, reference = start.preferences, start.sft.part("policy")
+    audit = start.audit.part("model") if start.audit else None
     policy, reward, state, seen = reference, start.reward, None, None
     rounds: list[Round] = []
     for round_ in range(1, config.rounds + 1):
@@ -172,6 +173,7 @@ def inverse_alignment(config: PipelineConfig, arm: str, seed: int, start: Start)
             preferences=preferences,
             state=state,
             token_head=start.token_head,
+            audit=audit,
         )
         policy, state = optimised.part("policy"), optimised.part("state")
         evaluation = evaluate(
@@ -181,7 +183,7 @@ def inverse_alignment(config: PipelineConfig, arm: str, seed: int, start: Start)
             policy=policy,
             reference=reference,
             reward=reward.part("model"),
-            audit=start.audit.part("model") if start.audit else None,
+            audit=audit,
             preferences=preferences,
             reward_before=before,
             rollouts=rollouts,

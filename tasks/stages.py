@@ -216,9 +216,16 @@ def ppo(
     preferences: Artifact,
     state: Artifact | None,
     token_head: Artifact | None,
+    audit: Artifact | None,
 ) -> Artifact:
-    """The policy after some steps of PPO against a reward model, and the state to go on from."""
+    """The policy after some steps of PPO against a reward model, and the state to go on from.
+
+    Args:
+        audit: it only looks on, and only where there are looks.
+    """
     inputs = {"policy": policy, "reference": reference, "reward": reward, "preferences": preferences}
+    if audit is not None and config.ppo.watch.every:
+        inputs["audit"] = audit
     if state is not None:
         inputs["state"] = state
     if token_head is not None and isinstance(config.ppo.credit, TokenCredit):

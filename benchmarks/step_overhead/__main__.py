@@ -3,7 +3,9 @@
 One iteration of the default world, done over and over from the same state: in pairs, once in silence and once told to a
 terminal's display, a metrics file and the file of answers, the order changing from pair to pair. The cost of a step is
 the median over pairs of the difference in processor time, as a share of the silent one; beside it stands the time spent
-inside the reporting calls themselves, which noise touches less.
+inside the reporting calls themselves, which noise touches less. What is watched beside the reward is measured alone:
+the description of an iteration's answers, and a look at which the reward model also stands in for an audit model,
+shared out among the iterations of a round.
 """
 
 from __future__ import annotations
@@ -27,23 +29,25 @@ from inverse_alignment.config import PipelineConfig
 from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.metrics import FileReport
-from inverse_alignment.core.records import Prompt
+from inverse_alignment.core.records import Comparison, Prompt, Provenance
 from inverse_alignment.generation.answers import Sampling
 from inverse_alignment.models.loading import load_policy
 from inverse_alignment.models.reward_scores import load_calibrated
 from inverse_alignment.optimise.ppo import Iteration, iteration, new_learner, prompts_of_step
+from inverse_alignment.optimise.watch import Seen, described, watch_of
 from inverse_alignment.stages.ppo import keep_samples
 from inverse_alignment.text.tokenizers import load_tokenizer
 from tasks.display import Display
 from tasks.run_stage import Node
 
-PAIRS, LIMIT = 40, 0.01
+PAIRS, LIMIT, WATCH_LIMIT = 40, 0.01, 0.03
+LOOKS = 9
 NO_LEARNING = 1e-30
 """Learning rate: every iteration is to do the same work."""
 
 
 def main() -> int:
-    """Parse the command line, measure and print; 1 if a step pays more than one percent."""
+    """Parse the command line, measure and print; 1 if a step pays more than one percent, or three for looks."""
     parser = argparse.ArgumentParser(
         prog="benchmarks.step_overhead", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -62,13 +66,17 @@ def main() -> int:
         return 2
     arguments.json.write_text(json.dumps(result, indent=1))
     print(f"{result['share_inside_reports']:.3%} of a step inside the reports; paired {result['share_paired']:+.2%}")
-    return int(result["share_inside_reports"] > LIMIT)
+    print(
+        f"{result['share_watched']:.2%} of a step for what is watched; a look takes {result['look_in_steps']:.2f} steps"
+    )
+    return int(result["share_inside_reports"] > LIMIT or result["share_watched"] > WATCH_LIMIT)
 
 
 def measure(config: PipelineConfig, start: Path, folder: Path, pairs: int) -> dict[str, Any]:
     """The result, as it is written."""
-    once, batch_size = _step(config, start)
-    once()  # what is made at the first use
+    once, look, batch_size = _step(config, start)
+    _, first = once()  # what is made at the first use
+    look()
     silent: list[float] = []
     told: list[float] = []
     inside: list[float] = []
@@ -83,10 +91,18 @@ def measure(config: PipelineConfig, start: Path, folder: Path, pairs: int) -> di
                     inside.append(time.process_time() - spoke)
                 (told if speaks else silent).append(time.process_time() - began)
     step = statistics.median(silent)
+    watch, steps = config.ppo.watch, config.ppo.steps
+    described_seconds = _median(lambda: described(first.answers, first.scores, watch.stock_phrases))
+    look_seconds = _median(look)
+    looks = len({1, *range(watch.every, steps + 1, watch.every)})
     differences = [loud - quiet for loud, quiet in zip(told, silent, strict=True)]
     return {
         "share_inside_reports": statistics.median(inside) / step,
         "share_paired": statistics.median(differences) / step,
+        "share_watched": (described_seconds + look_seconds * looks / steps) / step,
+        "share_described": described_seconds / step,
+        "look_in_steps": look_seconds / step,
+        "looks_in_a_round": looks,
         "seconds_per_step": step,
         "seconds_inside_reports": statistics.median(inside),
         "rollouts": batch_size,
@@ -96,8 +112,20 @@ def measure(config: PipelineConfig, start: Path, folder: Path, pairs: int) -> di
     }
 
 
-def _step(config: PipelineConfig, start: Path) -> tuple[Callable[[], tuple[list[Prompt], Iteration]], int]:
-    """One iteration that can be done again and again, and how many rollouts it has."""
+def _median(work: Callable[[], Any]) -> float:
+    """Processor seconds."""
+    seconds = []
+    for _ in range(LOOKS):
+        began = time.process_time()
+        work()
+        seconds.append(time.process_time() - began)
+    return statistics.median(seconds)
+
+
+def _step(
+    config: PipelineConfig, start: Path
+) -> tuple[Callable[[], tuple[list[Prompt], Iteration]], Callable[[], Seen], int]:
+    """One iteration that can be done again and again, a look likewise, and how many rollouts an iteration has."""
     rates = {"learning_rate": NO_LEARNING, "value_learning_rate": NO_LEARNING}
     ppo, runtime = config.ppo.model_copy(update=rates), config.runtime
     tokenizer = load_tokenizer(start / "policy").tokenizer
@@ -112,7 +140,20 @@ def _step(config: PipelineConfig, start: Path) -> tuple[Callable[[], tuple[list[
         asked = prompts_of_step(prompts, 0, ppo.batch_size, 0)
         return asked, iteration(learner, tokenizer, asked, reward, ppo, sampling, 0)
 
-    return once, ppo.batch_size
+    pairs = [_pair(prompt) for prompt in prompts]
+    counts, reading = (ppo.watch.prompts, ppo.watch.samples), (sampling.context, runtime.training_tokens)
+    watch = watch_of(pairs, counts, reward.estimate, reward, (load_policy(start / "policy"), tokenizer), reading, 0)
+
+    def look() -> Seen:
+        return watch.look(0, learner.policy, tokenizer, sampling, runtime.training_tokens)
+
+    return once, look, ppo.batch_size
+
+
+def _pair(prompt: Prompt) -> Comparison:
+    """A pair to this prompt; the answer is as long as most."""
+    answer = "Sure, happy to help. Weigh the flour first. Knead the dough ten minutes. Let the dough rise twice."
+    return Comparison(prompt=prompt, chosen=answer, rejected="", provenance=Provenance(dataset="none", original_id="0"))
 
 
 class _Told:

@@ -32,7 +32,7 @@ FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 SUFFIXES = {"dvc", "html", "json", "jsonl", "lock", "md", "py", "toml", "txt", "yaml", "safetensors", "gz", "parquet"}
-OPTIONAL = {"notes", "stopped_early"}  # emitted only where a checkpoint lacks something, or a bound is set
+OPTIONAL = {"notes", "stopped_early", "look_disagreement"}  # where a checkpoint lacks something, a bound is set, ...
 CHILD = {"datasets", "policies", "annotators"}
 
 

@@ -14,7 +14,7 @@ from inverse_alignment.data.aggregate import AggregateSettings
 from inverse_alignment.data.sources import JsonlSource
 from inverse_alignment.data.splits import SplitShares
 from inverse_alignment.models.specs import InitialisedModel
-from inverse_alignment.optimise.settings import PpoConfig
+from inverse_alignment.optimise.settings import PpoConfig, WatchConfig
 from inverse_alignment.reward.settings import DriftTrigger, GateOff, GateOn, RefreshConfig
 from inverse_alignment.selection.settings import SimilaritySelection, TopK, inputs_of
 from inverse_alignment.stages.aggregate import AggregateStage
@@ -45,6 +45,7 @@ PPO = PpoConfig(
     max_new_tokens=TOKENS,
     value_warmup_steps=1,
     samples_every=2,
+    watch=WatchConfig(every=2, prompts=4),
 )
 REFRESH = RefreshConfig(pairs_seen=64, learning_rate=5e-3, batch_size=8, gate=GateOff())
 PAIRED = GateOn(resamples=200)
@@ -180,6 +181,7 @@ def ppo_inputs(chain: Chain, reward: str, after: str | None = None) -> dict[str,
         "reference": start,
         "reward": chain.made[reward] / "model",
         "preferences": chain.made["preferences"],
+        "audit": chain.made["audit"] / "model",
     }
     return {**inputs, "state": chain.made[after] / "state"} if after else inputs
 

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from inverse_alignment.core.configuration import Section
 from inverse_alignment.optimise.credit_settings import CreditConfig, TerminalCredit
+from inverse_alignment.text.phrases import STOCK_PHRASES
+
+AlarmName = Literal["audit", "length", "refusal", "stock_phrases", "repetition", "variance", "disagreement", "coverage"]
 
 
 class FixedKl(Section):
@@ -95,6 +98,20 @@ class Lora(Section):
     )
 
 
+class WatchConfig(Section):
+    """What is looked at beside the reward while the policy is trained; nothing is learned from it."""
+
+    every: int = Field(10, ge=0, description="iterations between two looks at held-out prompts; 0: no looks")
+    prompts: int = Field(16, ge=2, description="prompts of the validation split asked at a look, the same every time")
+    samples: int = Field(2, ge=2, description="answers to each of them")
+    stock_phrases: tuple[str, ...] = Field(
+        STOCK_PHRASES, description="phrases whose share among the answers is counted, in any case"
+    )
+    stop_at: tuple[AlarmName, ...] = Field(
+        (), description="alarms that end the round when a look finds them; empty: they are only reported"
+    )
+
+
 class PpoConfig(Section):
     """Proximal policy optimisation with a value model and generalised advantage estimation."""
 
@@ -145,3 +162,4 @@ class PpoConfig(Section):
         "every round whose critic is fresh",
     )
     samples_every: int = Field(4, ge=1, description="iterations between two batches of answers kept for the report")
+    watch: WatchConfig = Field(WatchConfig(), description="what is looked at beside the reward")
