@@ -8,7 +8,7 @@ from flows.inverse_alignment import Round, RunArm, Start, inverse_alignment, sha
 from inverse_alignment.config import PipelineConfig
 from inverse_alignment.core.artifact import Artifact
 from inverse_alignment.core.errors import UserError
-from inverse_alignment.stages.reward_model import TrainReward
+from inverse_alignment.reward.family_settings import training_of
 from tasks import stages
 
 ARM_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -63,7 +63,7 @@ def require_audit(config: PipelineConfig) -> None:
             its prompts from the audit split.
     """
     share = config.data.aggregate.shares.audit
-    if share > 0 and not isinstance(config.reward, TrainReward):
+    if share > 0 and training_of(config.reward) is None:
         raise UserError(
             f"data.aggregate.shares.audit is {share:g}, but the reward model is a checkpoint: "
             "nothing says how to train the second one that audits it",

@@ -167,13 +167,14 @@ def _configuration(spec: CheckpointModel, key: str) -> Path | None:
 
 def needs(config: PipelineConfig, device: Device) -> list[Need | Unknown]:
     """What each stage needs; of a stage that arms have different settings for, what the hungriest arm's needs."""
+    from inverse_alignment.reward.family_settings import training_of
     from inverse_alignment.selection.settings import NoSelection
-    from inverse_alignment.stages.reward_model import TrainReward
 
     arms = [config.for_arm(name) for name in config.arms]
     refreshing = [arm for arm in arms if not isinstance(arm.selection, NoSelection)]
     stages: dict[str, list[Need | Unknown]] = {"sft": _sft(config, device), "rollout": _rollouts(config, arms)}
-    rows = 2 * config.reward.batch_size if isinstance(config.reward, TrainReward) else 0
+    training = training_of(config.reward)  # members of an ensemble are trained one at a time
+    rows = 0 if training is None else 2 * training.batch_size
     stages["reward_model"] = [_reward(config, "reward_model", rows, _first_dtype(config))]
     if any(_reads_tokens(arm) for arm in arms):
         stages["token_reward"] = [_reward(config, "token_reward", config.token_reward.batch_size, "float32")]
@@ -214,9 +215,9 @@ def _dtype(spec: ModelSpec) -> str:
 
 def _first_dtype(config: PipelineConfig) -> str:
     """In which numbers the first reward model is computed: a checkpoint's own while it is trained from it."""
-    from inverse_alignment.stages.reward_model import TrainReward
+    from inverse_alignment.reward.family_settings import training_of
 
-    return _dtype(config.models.reward) if isinstance(config.reward, TrainReward) else "float32"
+    return "float32" if training_of(config.reward) is None else _dtype(config.models.reward)
 
 
 def _sft(config: PipelineConfig, device: Device) -> list[Need | Unknown]:

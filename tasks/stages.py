@@ -14,6 +14,7 @@ from inverse_alignment.embedding.settings import EncoderConfig, SentenceEncoder
 from inverse_alignment.models.checks import require_encoder, require_policy, require_reward_model
 from inverse_alignment.models.specs import CheckpointModel, InitialisedModel, ModelSpec
 from inverse_alignment.optimise.credit_settings import TokenCredit
+from inverse_alignment.reward.family_settings import training_of
 from inverse_alignment.reward.settings import DriftTrigger, GateOn, ScheduleTrigger
 from inverse_alignment.selection.settings import inputs_of, pairs_asked_for, sentence_encoders
 from inverse_alignment.stages.aggregate import AggregateStage
@@ -21,7 +22,7 @@ from inverse_alignment.stages.compare import CompareStage
 from inverse_alignment.stages.evaluate import EvaluateStage
 from inverse_alignment.stages.ppo import PpoStage
 from inverse_alignment.stages.refresh import RefreshStage
-from inverse_alignment.stages.reward_model import CheckpointReward, RewardStage, TrainReward
+from inverse_alignment.stages.reward_model import CheckpointReward, RewardStage
 from inverse_alignment.stages.rollout import RolloutConfig, RolloutStage
 from inverse_alignment.stages.select import SelectStage
 from inverse_alignment.stages.sft import SftStage, TrainSft
@@ -113,7 +114,8 @@ def reward_model(
         **_model("reward_model", models.reward, "models.reward", config),
     }
     same = isinstance(models.policy, InitialisedModel) and models.policy == models.reward
-    if isinstance(reward, TrainReward) and reward.start == "sft" and same:
+    training = training_of(reward)
+    if training is not None and training.start == "sft" and same:
         inputs["trunk"] = sft.part("policy")
     stage = RewardStage(reward=reward, model=models.reward, split=split)
     return run_stage(node, "reward_model", inputs, stage, seed)

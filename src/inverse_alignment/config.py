@@ -25,7 +25,9 @@ from inverse_alignment.data.aggregate import AggregateSettings
 from inverse_alignment.data.sources import JsonlSource, SourceConfig, TableSource
 from inverse_alignment.generation.settings import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, VllmGeneration
 from inverse_alignment.models.specs import CheckpointModel, InitialisedModel, ModelSpec
+from inverse_alignment.optimise.credit_settings import AttentionCredit, RedistributedCredit, TokenCredit
 from inverse_alignment.optimise.settings import PpoConfig
+from inverse_alignment.reward.family_settings import is_classifier
 from inverse_alignment.reward.settings import (
     DriftTrigger,
     ExtremesRule,
@@ -118,7 +120,7 @@ class PipelineConfig(Section):
             "similarity": {"selection": {"type": "similarity"}},
         },
         min_length=1,
-        description="what is compared: a name, and what it sets in selection, refresh, rollout or ppo",
+        description="what is compared: a name, and what it sets in selection, refresh, rollout or ppo; null: left out",
     )
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="one independent run of every arm per seed")
     runtime: RuntimeConfig = Field(
@@ -137,6 +139,15 @@ class PipelineConfig(Section):
         if isinstance(values, Mapping):
             _refuse_ppo_generation(values.get("ppo"), "ppo")
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_arms_left_out(cls, values: Any) -> Any:
+        """A preset can add arms to those of params.yaml; null takes one away."""
+        arms = values.get("arms") if isinstance(values, Mapping) else None
+        if not isinstance(arms, Mapping):
+            return values
+        return {**values, "arms": {name: arm for name, arm in arms.items() if arm is not None}}
 
     @model_validator(mode="after")
     def _every_split_is_used(self) -> PipelineConfig:
@@ -171,6 +182,7 @@ class PipelineConfig(Section):
             _check_vllm(self.for_arm(name), tuple(self.arms[name]), f"arms.{name}.")
             _check_shares(self.for_arm(name), tuple(self.arms[name]), f"arms.{name}.")
             _check_selection(self.for_arm(name), f"arms.{name}.")
+            _check_family(self.for_arm(name), name, tuple(self.arms[name]))
             _check_refresh(self.for_arm(name), name, tuple(self.arms[name]))
         return self
 
@@ -262,7 +274,7 @@ def _check_refresh(config: PipelineConfig, name: str, overrides: Sequence[str]) 
         return
 
     def key(path: str) -> str:
-        return f"arms.{name}.{path}" if path.partition(".")[0] in overrides else path
+        return _key(path, name, overrides)
 
     rule, trigger = config.refresh.rule, config.refresh.trigger
     if isinstance(rule, (MetaRule, ExtremesRule)) and config.rollout.samples < 2:
@@ -339,6 +351,36 @@ def _check_selection(config: PipelineConfig, prefix: str) -> None:
             where=f"{prefix}selection.type",
             fix="set rollout.samples to at least 2, or choose another type",
         )
+
+
+def _check_family(config: PipelineConfig, name: str, overrides: Sequence[str]) -> None:
+    """Whoever looks into the reward model, or trains it further, has one sequence classifier to do it with.
+
+    Args:
+        config: of the arm alone.
+        overrides: sections that the arm sets itself.
+    """
+    if is_classifier(config.reward):
+        return
+    kind = config.reward.type
+    if not isinstance(config.selection, NoSelection):
+        raise UserError(
+            f"a reward model of type {kind} cannot be refreshed: only one sequence classifier can",
+            where=_key("selection.type", name, overrides),
+            fix="set it to none, or reward.type to train",
+        )
+    credit = config.ppo.credit
+    if isinstance(credit, (RedistributedCredit, AttentionCredit, TokenCredit)):
+        raise UserError(
+            f"{credit.type} credit looks into one sequence classifier, and a reward model of type {kind} is none",
+            where=_key("ppo.credit.type", name, overrides),
+            fix="set it to terminal, uniform or potential, or reward.type to train",
+        )
+
+
+def _key(path: str, arm: str, overrides: Sequence[str]) -> str:
+    """Where an arm's value was set: in the arm, or for all arms."""
+    return f"arms.{arm}.{path}" if path.partition(".")[0] in overrides else path
 
 
 def _check_vllm(config: PipelineConfig, sections: Sequence[str], prefix: str) -> None:

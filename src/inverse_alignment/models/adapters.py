@@ -35,7 +35,14 @@ def add_adapters(model: PreTrainedModel, rank: int, alpha: float, targets: tuple
     _draw_a(model, seed)
 
 
-def adapt_trunk(model: PreTrainedModel, rank: int, alpha: float, targets: tuple[str, ...], seed: int) -> None:
+def adapt_trunk(
+    model: PreTrainedModel,
+    rank: int,
+    alpha: float,
+    targets: tuple[str, ...],
+    seed: int,
+    where: str = "refresh.rule.targets",
+) -> None:
     """Put adapters on the linear layers of a reward model's trunk, in place; its score head learns as before.
 
     To everyone else the model looks like a plain one, so what a trainer saves of it is all of its weights.
@@ -46,7 +53,7 @@ def adapt_trunk(model: PreTrainedModel, rank: int, alpha: float, targets: tuple[
     from peft import inject_adapter_in_model
 
     trunk = trunk_of(model)
-    require_layers(trunk, targets, "reward model", "refresh.rule.targets")
+    require_layers(trunk, targets, "reward model", where)
     inject_adapter_in_model(_adapters(rank, alpha, targets), trunk, POLICY)
     _draw_a(model, seed)
 

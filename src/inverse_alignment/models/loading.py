@@ -47,11 +47,13 @@ def new_policy(spec: InitialisedModel, tokenizer: PreTrainedTokenizerBase, seed:
     return _seeded(lambda: LlamaForCausalLM(_llama(spec, tokenizer)), seed)
 
 
-def new_reward_model(spec: InitialisedModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
-    """The same shape with a score head of one label."""
+def new_reward_model(
+    spec: InitialisedModel, tokenizer: PreTrainedTokenizerBase, seed: int, outputs: int = 1
+) -> PreTrainedModel:
+    """The same shape with a score head of one label, or of more outputs."""
     from transformers import LlamaForSequenceClassification
 
-    return _seeded(lambda: LlamaForSequenceClassification(_llama(spec, tokenizer, num_labels=1)), seed)
+    return _seeded(lambda: LlamaForSequenceClassification(_llama(spec, tokenizer, num_labels=outputs)), seed)
 
 
 def load_policy(path: Path, dtype: str = "float32") -> PreTrainedModel:
@@ -67,16 +69,16 @@ def load_policy(path: Path, dtype: str = "float32") -> PreTrainedModel:
     return model
 
 
-def load_reward_model(path: Path, dtype: str = "float32") -> PreTrainedModel:
-    """A sequence classifier with one label from a folder.
+def load_reward_model(path: Path, dtype: str = "float32", outputs: int = 1) -> PreTrainedModel:
+    """A sequence classifier with one label, or with as many outputs, from a folder.
 
     Raises:
-        UserError: the folder's model has no trained score head, or more than one label.
+        UserError: the folder's model has no trained score head, or another number of labels.
     """
     from transformers import AutoModelForSequenceClassification
 
     model, missing = _loaded(AutoModelForSequenceClassification, path, dtype)
-    if missing or model.config.num_labels != 1:
+    if missing or model.config.num_labels != outputs:
         found = f"lacks {missing[0]}" if missing else f"has {model.config.num_labels} labels"
         raise UserError(
             f"not a reward model: it {found}",
@@ -99,7 +101,7 @@ def load_trunk(path: Path, dtype: str = "float32") -> PreTrainedModel:
     return model
 
 
-def reward_model_from_trunk(path: Path, seed: int, dtype: str = "float32") -> PreTrainedModel:
+def reward_model_from_trunk(path: Path, seed: int, dtype: str = "float32", outputs: int = 1) -> PreTrainedModel:
     """A sequence classifier on the trunk of a causal LM, with a fresh score head that depends on the seed alone.
 
     Raises:
@@ -108,16 +110,21 @@ def reward_model_from_trunk(path: Path, seed: int, dtype: str = "float32") -> Pr
     from transformers import AutoModelForSequenceClassification
 
     model, missing = _seeded(
-        lambda: _loaded(AutoModelForSequenceClassification, path, dtype, num_labels=1),
+        lambda: _loaded(AutoModelForSequenceClassification, path, dtype, num_labels=outputs),
         seed,
     )
     _require_trunk(path, missing)
+    draw_head(model, seed)
+    return model
+
+
+def draw_head(model: PreTrainedModel, seed: int) -> None:
+    """A fresh score head that depends on the seed alone, in place."""
     generator = torch.Generator().manual_seed(derive_seed("score head", seed))
     for name, parameter in model.named_parameters():
         if name.startswith(SCORE_HEADS):
             noise = torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5
             parameter.data.copy_(noise if parameter.ndim > 1 else torch.zeros_like(noise))
-    return model
 
 
 def rehearse_policy(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:

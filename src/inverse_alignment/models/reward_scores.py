@@ -78,6 +78,7 @@ class Calibration:
             self.standardise(estimate.mean),
             None if estimate.std is None else estimate.std / self.std,
             None if tokens is None else tuple(row / self.std for row in tokens),
+            None if estimate.members is None else self.standardise(estimate.members),
         )
 
 
@@ -88,26 +89,38 @@ class RewardScorer:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.max_tokens, self.rows = max_tokens, rows
 
-    @torch.no_grad()
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
         """Raw scores, float64 (n,)."""
-        ids = encode_answers(self.tokenizer, prompts, responses, self.max_tokens)
-        lengths = [len(row) for row in ids]
-        scores = np.empty(len(ids))
-        for chunk in length_groups(lengths, self.rows * self.max_tokens):
-            tokens, mask = pad_right([ids[i] for i in chunk], self.tokenizer.pad_token_id, self.model.device)
-            logits = self.model(input_ids=tokens, attention_mask=mask.long()).logits
-            scores[chunk] = logits.squeeze(-1).double().cpu().numpy()
-        if not np.isfinite(scores).all():
-            bad = int(np.flatnonzero(~np.isfinite(scores))[0])
-            raise FloatingPointError(
-                f"the reward model's score is {scores[bad]} for the answer {responses[bad][:80]!r}"
-            )
-        return scores
+        found = read_outputs(self.model, self.tokenizer, prompts, responses, self.max_tokens, self.rows)
+        return found.squeeze(-1)
 
     def estimate(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> RewardEstimate:
         """The scores; a single classifier cannot say how sure it is."""
         return RewardEstimate(self(prompts, responses))
+
+
+@torch.no_grad()
+def read_outputs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    responses: Sequence[str],
+    max_tokens: int,
+    rows: int,
+) -> np.ndarray:
+    """What a sequence classifier with k outputs says of n answers, each to its prompt: float64 (n, k)."""
+    ids = encode_answers(tokenizer, prompts, responses, max_tokens)
+    outputs = model.config.num_labels or 1
+    found = np.empty((len(ids), outputs))
+    for chunk in length_groups([len(row) for row in ids], rows * max_tokens):
+        tokens, mask = pad_right([ids[i] for i in chunk], tokenizer.pad_token_id, model.device)
+        found[chunk] = model(input_ids=tokens, attention_mask=mask.long()).logits.double().cpu().numpy()
+    finite = np.isfinite(found).all(1)
+    if not finite.all():
+        bad = int(np.flatnonzero(~finite)[0])
+        said = found[bad][~np.isfinite(found[bad])][0]
+        raise FloatingPointError(f"the reward model's score is {said} for the answer {responses[bad][:80]!r}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -161,11 +174,15 @@ def load_scorer(folder: Path, device: torch.device, max_tokens: int, rows: int) 
             from inverse_alignment.models.tqr_scores import TqrScorer
 
             return TqrScorer.load(folder, device, max_tokens, rows)
+        case "ensemble":
+            from inverse_alignment.models.ensembles import load_ensemble
+
+            return load_ensemble(folder, device, max_tokens, rows)
         case _:
             raise UserError(
                 f"a reward model of an unknown family '{kind}'",
                 where=str(folder / FAMILY),
-                fix=nearest(str(kind), ["ava"]),
+                fix=nearest(str(kind), ["ava", "ensemble"]),
             )
 
 

@@ -12,9 +12,10 @@ from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.context import StageContext
 from inverse_alignment.core.records import Comparison
 from inverse_alignment.models.specs import ModelSpec
+from inverse_alignment.reward.family_settings import EnsembleReward
 from inverse_alignment.reward.training_settings import CheckpointReward, TrainReward
 
-RewardConfig = Annotated[TrainReward | CheckpointReward, Field(discriminator="type")]
+RewardConfig = Annotated[TrainReward | EnsembleReward | CheckpointReward, Field(discriminator="type")]
 
 
 class RewardStage(Section):
@@ -26,38 +27,72 @@ class RewardStage(Section):
 
 
 def build(inputs: Mapping[str, Path], config: RewardStage, context: StageContext) -> dict[str, Any]:
-    """Write `model/`: a sequence classifier with one label, its tokenizer, and `calibration.json`."""
+    """Write `model/`: a reward model of some family, its tokenizer, and `calibration.json`.
+
+    It is a sequence classifier with one label, unless `reward.json` says more: see `models.reward_scores`.
+    """
     from inverse_alignment.core.parallel import group
     from inverse_alignment.core.records import Rollout, read_jsonl
     from inverse_alignment.data.aggregate import read_split
     from inverse_alignment.evaluation.reward_accuracy import longer_wins, score_pairs
-    from inverse_alignment.models.loading import place, save_model
-    from inverse_alignment.models.reward_scores import Calibration, RewardScorer, save_calibration
+    from inverse_alignment.models.reward_scores import Calibration, save_calibration
 
-    model, tokenizer = _start(inputs, config, context)
-    metrics: dict[str, Any] = {}
-    if isinstance(config.reward, TrainReward):
-        pairs = read_split(inputs["preferences"], config.split)
-        metrics = _train(model, tokenizer, pairs, config.reward, config.model.context, context)
+    sample = read_jsonl(inputs["reference_rollouts"] / "rollouts.jsonl", Rollout)
+    made = _make(inputs, config, sample, context)
     if group().rank:
         return {}  # the first process has the same weights
-    scorer = RewardScorer(model, tokenizer, config.model.context, context.runtime.scoring_rows)
-    sample = read_jsonl(inputs["reference_rollouts"] / "rollouts.jsonl", Rollout)
+    scorer = made.scorer
     calibration = Calibration.of(scorer([r.prompt for r in sample], [r.response for r in sample]))
     held_out = read_split(inputs["preferences"], "validation")
     correct = score_pairs(scorer, held_out).correct()
-    save_model(place(model, "cpu"), tokenizer, context.out / "model")
+    made.save(context.out / "model")
     save_calibration(calibration, context.out / "model")
     return {
-        **metrics,
-        "parameters": model.num_parameters(),
+        **made.metrics,
+        "parameters": made.parameters,
         "validation_accuracy": float(correct.mean()),
         "validation_longer_wins": float(longer_wins(held_out).mean()),
         "validation_pairs": len(held_out),
     }
 
 
-def _start(inputs: Mapping[str, Path], config: RewardStage, context: StageContext) -> tuple[Any, Any]:
+def _make(inputs: Mapping[str, Path], config: RewardStage, sample: Any, context: StageContext) -> Any:
+    """The reward model as its family makes it: a `stages.reward_families.Made`."""
+    from inverse_alignment.data.aggregate import read_split
+    from inverse_alignment.stages.reward_families import Made, Recipe, ensemble
+    from inverse_alignment.text.tokenizers import load_tokenizer
+
+    tokenizer = load_tokenizer(inputs["tokenizers"] / "reward").tokenizer
+    limit, rows = config.model.context, context.runtime.scoring_rows
+
+    def new(seed: int, outputs: int = 1) -> Any:
+        return _start(tokenizer, inputs, config, context, seed, outputs)
+
+    if isinstance(config.reward, CheckpointReward):
+        return Made.of_classifier(new(context.seed), tokenizer, limit, rows, {})
+    pairs = read_split(inputs["preferences"], config.split)
+    if isinstance(config.reward, TrainReward):
+        model = new(context.seed)
+        metrics = _train(model, tokenizer, pairs, config.reward, limit, context)
+        return Made.of_classifier(model, tokenizer, limit, rows, metrics)
+    training = config.reward.training
+
+    def fit(model: Any, shown: Sequence[Comparison], within: StageContext) -> dict[str, Any]:
+        return _train(model, tokenizer, shown, training, limit, within)
+
+    recipe = Recipe(tokenizer, pairs, sample, limit, rows, context, new, fit)
+    return ensemble(config.reward, recipe)
+
+
+def _start(
+    tokenizer: Any, inputs: Mapping[str, Path], config: RewardStage, context: StageContext, seed: int, outputs: int
+) -> Any:
+    """A model to train, or the checkpoint as it is.
+
+    Args:
+        seed: of a fresh score head, or of all weights of a model that is made here.
+        outputs: of the score head.
+    """
     from inverse_alignment.models.loading import (
         load_reward_model,
         new_reward_model,
@@ -66,20 +101,18 @@ def _start(inputs: Mapping[str, Path], config: RewardStage, context: StageContex
         reward_model_from_trunk,
     )
     from inverse_alignment.models.specs import InitialisedModel
-    from inverse_alignment.text.tokenizers import load_tokenizer
 
-    tokenizer = load_tokenizer(inputs["tokenizers"] / "reward").tokenizer
     spec = config.model
     if isinstance(config.reward, CheckpointReward):
         model = load_reward_model(inputs["reward_model"])
     elif "trunk" in inputs:
-        model = reward_model_from_trunk(inputs["trunk"], context.seed)
+        model = reward_model_from_trunk(inputs["trunk"], seed, outputs=outputs)
     elif isinstance(spec, InitialisedModel):
-        model = new_reward_model(spec, tokenizer, context.seed)
+        model = new_reward_model(spec, tokenizer, seed, outputs)
     else:
-        model = reward_model_from_trunk(inputs["reward_model"], context.seed, spec.dtype)
+        model = reward_model_from_trunk(inputs["reward_model"], seed, spec.dtype, outputs)
     model.config.pad_token_id = tokenizer.pad_token_id
-    return place(model, pick_device(context.runtime.device)), tokenizer
+    return place(model, pick_device(context.runtime.device))
 
 
 def _train(

@@ -1,0 +1,95 @@
+"""Reward models that say how sure they are, or are harder to fool: how they are made. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from inverse_alignment.core.configuration import Section
+from inverse_alignment.core.errors import UserError
+from inverse_alignment.reward.training_settings import CheckpointReward, TrainReward
+
+PLAIN = frozenset(
+    {"type", "epochs", "learning_rate", "batch_size", "warmup_share", "label_smoothing", "centring", "use_margins"}
+    | {"start"}
+)
+"""What of `training` the models with several outputs know."""
+
+
+class SeparateTrunks(Section):
+    """Every member is a whole model."""
+
+    type: Literal["separate"] = "separate"
+
+
+class SharedTrunk(Section):
+    """One trunk with a score head for every member, all trained together: as cheap as one model."""
+
+    type: Literal["shared"] = "shared"
+
+
+class LoraTrunks(Section):
+    """Every member has adapters (arXiv 2106.09685) and a score head of its own; the trunk below them is kept once."""
+
+    type: Literal["lora"] = "lora"
+    rank: int = Field(8, ge=1, description="r, inner width of an adapter")
+    alpha: float = Field(16.0, gt=0, description="α; an adapter's output is scaled by α / r")
+    targets: tuple[str, ...] = Field(
+        (), description="endings of the names of linear layers of the trunk that get one; empty: all"
+    )
+
+
+class EnsembleReward(Section):
+    """Several models that differ in what chance decides: the score is their mean, and they say how sure they are.
+
+    Source: arXiv 2310.02743; that it lessens reward hacking and does not end it: arXiv 2312.09244.
+    """
+
+    type: Literal["ensemble"] = "ensemble"
+    members: int = Field(4, ge=2, description="models; each is trained in turn, but for a shared trunk")
+    trunk: Annotated[SeparateTrunks | SharedTrunk | LoraTrunks, Field(discriminator="type")] = Field(
+        SeparateTrunks(), description="what the members have of their own: all, a score head, or adapters and a head"
+    )
+    bootstrap: bool = Field(
+        False, description="each member learns from as many pairs drawn with replacement, not from all of them"
+    )
+    training: TrainReward = Field(TrainReward(), description="how a member is trained: see type train")
+
+    @model_validator(mode="after")
+    def _heads_know_the_training(self) -> EnsembleReward:
+        if isinstance(self.trunk, SharedTrunk):
+            require_plain(self.training, "a shared trunk")
+        return self
+
+
+def training_of(reward: BaseModel) -> TrainReward | None:
+    """How a way to make a reward model trains; None where it does not."""
+    if isinstance(reward, TrainReward):
+        return reward
+    return reward.training if isinstance(reward, EnsembleReward) else None
+
+
+def says_how_sure(reward: BaseModel) -> bool:
+    """Whether the models that are made this way give a standard deviation."""
+    return isinstance(reward, EnsembleReward)
+
+
+def is_classifier(reward: BaseModel) -> bool:
+    """Whether what is made this way is one sequence classifier, which can be looked into and refreshed."""
+    return isinstance(reward, (TrainReward, CheckpointReward))
+
+
+def require_plain(training: TrainReward, what: str) -> None:
+    """Refuse settings of the training that a model with several outputs does not know.
+
+    Raises:
+        UserError: names the first of them.
+    """
+    for name, field in TrainReward.model_fields.items():
+        if name not in PLAIN and getattr(training, name) != field.default:
+            raise UserError(
+                f"{what} is trained without training.{name}",
+                where=f"reward.training.{name}",
+                fix=f"leave it at {field.default}, or set reward.type to train",
+            )

@@ -1,0 +1,153 @@
+"""Classifiers with several outputs, trained on pairs through transformers' Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import Trainer, TrainingArguments
+
+from inverse_alignment.core.batches import pad_right
+from inverse_alignment.core.errors import UserError
+from inverse_alignment.core.metrics import Report
+from inverse_alignment.core.parallel import group
+from inverse_alignment.maths.pairwise import bradley_terry_loss
+from inverse_alignment.models.trl_training import apart, configure, presented, train
+from inverse_alignment.reward.bradley_terry import PairLoss
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """n pairs and what k outputs say of both answers of each.
+
+    Attributes:
+        outputs: (2n, k) float32; chosen answers first, then rejected ones.
+        weights: (n,) positive.
+        margins: (n,) in score units.
+        labels: (n,) probability that the chosen answer is the better one.
+        counts: (n, h) how often each of h heads is shown each pair.
+        lengths: (2n,) tokens of the answers.
+        step: optimiser steps done before this batch, which keys noise.
+    """
+
+    outputs: Tensor
+    weights: Tensor
+    margins: Tensor
+    labels: Tensor
+    counts: Tensor
+    lengths: Tensor
+    step: int
+
+
+BatchLoss = Callable[[PairBatch, Any], Tensor]
+"""The loss of a batch; the second argument is the model."""
+
+
+class OutputsTrainer(Trainer):
+    """Trainer of pairs with any loss of a classifier's outputs."""
+
+    def __init__(self, *, batch_loss: BatchLoss, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._batch_loss = batch_loss
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The loss of a batch whose first half are chosen and second half rejected sequences."""
+        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+        rest = {name: inputs[name] for name in ("weights", "margins", "labels", "counts", "lengths")}
+        loss = self._batch_loss(PairBatch(outputs.logits.float(), step=self.state.global_step, **rest), model)
+        return (loss, outputs) if return_outputs else loss
+
+
+class OutputsCollator:
+    """Pads both answers of every pair, chosen ones first."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self._pad = pad_token_id
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """One batch."""
+        rows = [example[side] for side in ("chosen_ids", "rejected_ids") for example in examples]
+        ids, mask = pad_right(rows, self._pad)
+        named = {"weights": "weight", "margins": "margin", "labels": "soft_label", "counts": "counts"}
+        lengths = [example["lengths"][side] for side in (0, 1) for example in examples]
+        return {
+            "input_ids": ids,
+            "attention_mask": mask.long(),
+            "lengths": torch.tensor(lengths, dtype=torch.float32),
+            **{key: torch.tensor([e[name] for e in examples], dtype=torch.float32) for key, name in named.items()},
+        }
+
+
+def fit_outputs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[dict[str, Any]],
+    arguments: dict[str, Any],
+    batch_loss: BatchLoss,
+    partial: Path,
+    report: Report,
+    checkpoint_seconds: float,
+) -> dict[str, float]:
+    """Fit a classifier with several outputs to preference pairs, in place.
+
+    Args:
+        rows: from `reward.bradley_terry.pair_rows`, each with `counts` and `lengths` (see `PairBatch`).
+        arguments: from `models.trl_training.arguments`.
+        partial: where checkpoints live; training goes on from the newest whole one.
+
+    Raises:
+        UserError: several processes share out the batches; these losses look at a batch as a whole.
+    """
+    if group().size > 1:
+        raise UserError(
+            "a reward model with several outputs is trained by one process",
+            where="runtime.launcher.stages, reward.type",
+            fix="leave reward_model out of runtime.launcher.stages, or set reward.type=train",
+        )
+    lengths = [max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
+    rows, arguments = presented(rows, lengths, arguments)
+    arguments = {name: value for name, value in arguments.items() if name != "max_length"}  # known to TRL alone
+    kept = ("chosen_ids", "rejected_ids", "weight", "margin", "soft_label", "counts", "lengths")
+    trainer = OutputsTrainer(
+        batch_loss=batch_loss,
+        model=apart(model),
+        args=configure(TrainingArguments, arguments),
+        train_dataset=Dataset.from_list([{name: row[name] for name in kept} for row in rows]),
+        processing_class=tokenizer,
+        data_collator=OutputsCollator(tokenizer.pad_token_id),
+    )
+    return train(trainer, model, partial, report, checkpoint_seconds)
+
+
+def pair_loss(settings: PairLoss, batch: PairBatch, scores: Tensor, counts: Tensor | None = None) -> Tensor:
+    """`maths.pairwise.bradley_terry_loss` of scores (2n,); zero where no pair counts."""
+    chosen, rejected = scores.chunk(2)
+    weights = batch.weights if counts is None else batch.weights * counts
+    if not bool(weights.sum() > 0):
+        return 0.0 * scores.sum()
+    margins = batch.margins if settings.use_margins else torch.zeros_like(chosen)
+    return bradley_terry_loss(chosen, rejected, weights, margins, batch.labels, settings.smoothing, settings.centring)
+
+
+def heads_loss(settings: PairLoss, batch: PairBatch) -> Tensor:
+    """The mean loss of heads, each of its own pairs: `Σ_h L_h Σ_i w_i c_ih / Σ_i w_i / h`, c how often h is shown i."""
+    total = batch.weights.sum()
+    losses = [
+        pair_loss(settings, batch, batch.outputs[:, head], shown) * (batch.weights * shown).sum() / total
+        for head, shown in enumerate(batch.counts.unbind(-1))
+    ]
+    return torch.stack(losses).mean()

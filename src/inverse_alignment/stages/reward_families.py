@@ -1,0 +1,218 @@
+"""How the families of reward models are made by the stage reward_model; imported when it builds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from inverse_alignment.core.context import StageContext
+from inverse_alignment.core.records import Comparison, Rollout
+from inverse_alignment.core.seeding import derive_seed
+from inverse_alignment.models.adapters import adapt_trunk
+from inverse_alignment.models.ensembles import (
+    EnsembleScorer,
+    adapted_members,
+    headed_members,
+    learned_weights,
+    load_member,
+    save_ensemble,
+    save_member,
+    separate_members,
+)
+from inverse_alignment.models.loading import draw_head, load_reward_model, pick_device, place, save_model
+from inverse_alignment.models.reward_scores import RewardScorer, Scorer
+from inverse_alignment.models.trl_training import arguments
+from inverse_alignment.reward.bradley_terry import PairLoss, pair_rows
+from inverse_alignment.reward.family_settings import EnsembleReward, LoraTrunks, SharedTrunk
+from inverse_alignment.reward.members import Member, Trained, drawn, train_members
+from inverse_alignment.reward.outputs import BatchLoss, fit_outputs, heads_loss
+from inverse_alignment.reward.training_settings import TrainReward
+from inverse_alignment.text.render import encode_response
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Made:
+    """A reward model that lacks nothing but its calibration.
+
+    Attributes:
+        save: writes it into a folder.
+    """
+
+    scorer: Scorer
+    save: Callable[[Path], None]
+    parameters: int
+    metrics: dict[str, Any]
+
+    @staticmethod
+    def of_classifier(model: PreTrainedModel, tokenizer: Any, limit: int, rows: int, metrics: dict[str, Any]) -> Made:
+        """A sequence classifier with one label."""
+        scorer = RewardScorer(model, tokenizer, limit, rows)
+        return Made(
+            scorer, lambda folder: save_model(place(model, "cpu"), tokenizer, folder), model.num_parameters(), metrics
+        )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a family is made from.
+
+    Attributes:
+        pairs: to learn from.
+        sample: the reference sample.
+        limit: most tokens of prompt and answer together.
+        rows: scored at once.
+        new: a model to train, by the seed of what is fresh in it and the number of its outputs.
+        fit: trains a classifier with one label on pairs, in place, as type train does.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    pairs: list[Comparison]
+    sample: list[Rollout]
+    limit: int
+    rows: int
+    context: StageContext
+    new: Callable[..., Any]
+    fit: Callable[[Any, Sequence[Comparison], StageContext], dict[str, Any]]
+
+    def centred(self, read: Any) -> EnsembleScorer:
+        """An ensemble whose members' scores count from their means on the reference sample."""
+        return EnsembleScorer.centred(read, [r.prompt for r in self.sample], [r.response for r in self.sample])
+
+    def within(self, member: Member) -> StageContext:
+        """The stage's context as one member sees it."""
+        return replace(self.context, partial=member.partial, report=member.report, seed=member.seed)
+
+
+def ensemble(config: EnsembleReward, recipe: Recipe) -> Made:
+    """Models that differ in what chance decides."""
+    match config.trunk:
+        case SharedTrunk():
+            return _shared(config, recipe)
+        case LoraTrunks() as trunk:
+            return _adapted(config, trunk, recipe)
+        case _:
+            return _separate(config, recipe)
+
+
+def _separate(config: EnsembleReward, recipe: Recipe) -> Made:
+    def train(member: Member) -> tuple[Any, dict[str, Any]]:
+        model = recipe.new(member.seed)
+        return model, recipe.fit(model, _shown(config, recipe, member), recipe.within(member))
+
+    def save(model: Any, folder: Path) -> None:
+        save_model(place(model, "cpu"), recipe.tokenizer, folder)
+
+    trained = _members(config, recipe, train, save)
+    device = pick_device(recipe.context.runtime.device)
+    models = [place(load_reward_model(folder), device) for folder in trained.folders]
+    scorer = recipe.centred(separate_members(models, recipe.tokenizer, recipe.limit, recipe.rows))
+    return Made(
+        scorer,
+        lambda out: save_ensemble(scorer, models[0], recipe.tokenizer, trained.folders, {"type": "separate"}, out),
+        sum(model.num_parameters() for model in models),
+        trained.metrics,
+    )
+
+
+def _adapted(config: EnsembleReward, trunk: LoraTrunks, recipe: Recipe) -> Made:
+    def adapted(seed: int) -> Any:
+        model = recipe.new(recipe.context.seed)  # one trunk for all
+        draw_head(model, seed)
+        adapt_trunk(model, trunk.rank, trunk.alpha, trunk.targets, seed, "reward.trunk.targets")
+        return model
+
+    def train(member: Member) -> tuple[Any, dict[str, Any]]:
+        model = adapted(member.seed)
+        return model, recipe.fit(model, _shown(config, recipe, member), recipe.within(member))
+
+    trained = _members(config, recipe, train, lambda model, folder: save_member(learned_weights(model), folder))
+    model, learned = adapted(0), [load_member(folder) for folder in trained.folders]
+    scorer = recipe.centred(adapted_members(model, learned, recipe.tokenizer, recipe.limit, recipe.rows))
+    base, kept = recipe.new(recipe.context.seed), trunk.model_dump(mode="json")
+    own = sum(weight.numel() for weights in learned for weight in weights.values())
+    return Made(
+        scorer,
+        lambda out: save_ensemble(scorer, base, recipe.tokenizer, trained.folders, kept, out),
+        base.num_parameters() + own,
+        trained.metrics,
+    )
+
+
+def _shared(config: EnsembleReward, recipe: Recipe) -> Made:
+    heads, context = config.members, recipe.context
+    model = recipe.new(context.seed, heads)
+    shown = np.ones((heads, len(recipe.pairs)), dtype=np.int64)
+    if config.bootstrap:
+        seeds = [derive_seed("member", context.seed, head) for head in range(heads)]
+        shown = np.array([np.bincount(drawn(len(recipe.pairs), seed), minlength=shown.shape[1]) for seed in seeds])
+    settings = _pair_loss(config.training)
+    trained = _fit_outputs(model, config.training, recipe, lambda batch, _: heads_loss(settings, batch), shown.T)
+    scorer = recipe.centred(headed_members(model, recipe.tokenizer, recipe.limit, recipe.rows))
+    return Made(
+        scorer,
+        lambda out: save_ensemble(scorer, model, recipe.tokenizer, [], {"type": "shared"}, out),
+        model.num_parameters(),
+        trained,
+    )
+
+
+def _members(config: EnsembleReward, recipe: Recipe, train: Any, save: Any) -> Trained:
+    context = recipe.context
+    trained = train_members(config.members, context.seed, context.partial, context.report, train, save)
+    return Trained(trained.folders, {**trained.metrics, "pairs": len(recipe.pairs)})
+
+
+def _shown(config: EnsembleReward, recipe: Recipe, member: Member) -> list[Comparison]:
+    if not config.bootstrap:
+        return recipe.pairs
+    return [recipe.pairs[row] for row in drawn(len(recipe.pairs), member.seed)]
+
+
+def _pair_loss(training: TrainReward) -> PairLoss:
+    return PairLoss(training.label_smoothing, training.centring, training.use_margins)
+
+
+def _fit_outputs(
+    model: Any, training: TrainReward, recipe: Recipe, loss: BatchLoss, counts: np.ndarray
+) -> dict[str, Any]:
+    """Train a classifier with several outputs on all pairs, in place.
+
+    Args:
+        counts: (n, h), see `reward.outputs.PairBatch`.
+    """
+    context, tokenizer = recipe.context, recipe.tokenizer
+    rows = [
+        {**row, "counts": shown, "lengths": lengths}
+        for row, shown, lengths in zip(
+            pair_rows(tokenizer, recipe.pairs, [1.0] * len(recipe.pairs), recipe.limit),
+            counts.tolist(),
+            [[len(encode_response(tokenizer, text)) for text in pair.answers] for pair in recipe.pairs],
+            strict=True,
+        )
+    ]
+    trained = fit_outputs(
+        model,
+        tokenizer,
+        rows,
+        arguments(
+            partial=context.partial,
+            device=model.device.type,
+            seed=context.seed,
+            epochs=training.epochs,
+            learning_rate=training.learning_rate,
+            batch_size=training.batch_size,
+            warmup_share=training.warmup_share,
+        ),
+        loss,
+        context.partial,
+        context.report,
+        context.runtime.checkpoint_seconds,
+    )
+    return {**trained, "pairs": len(recipe.pairs)}

@@ -1,0 +1,35 @@
+"""What a family of reward models cannot do is refused when the configuration is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from inverse_alignment.config import load
+from inverse_alignment.core.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+NONE = "arms={random: null, similarity: null}"
+
+
+def test_an_ensemble_without_refresh_is_a_configuration():
+    config = load(root=ROOT, overrides=["reward={type: ensemble, trunk: {type: lora}}", NONE])
+    assert list(config.arms) == ["none"]  # null leaves an arm out
+    reward = config.reward
+    assert (reward.type, reward.members, reward.trunk.rank, reward.training.epochs) == ("ensemble", 4, 8, 1)
+
+
+@pytest.mark.parametrize(
+    "overrides,where,what",
+    [
+        (["reward={type: ensemble}"], "arms.random.selection.type", "cannot be refreshed"),
+        (["reward={type: ensemble}", NONE, "ppo.credit={type: red}"], "ppo.credit.type", "red credit looks into one"),
+        (["reward={type: ensemble}", NONE, "ppo.credit={type: token}"], "ppo.credit.type", "token credit looks into"),
+        (["reward={type: ensemble, members: 1}", NONE], "reward.members", "greater than or equal to 2"),
+    ],
+)
+def test_what_an_ensemble_cannot_do(overrides, where, what):
+    with pytest.raises(UserError, match=what) as error:
+        load(root=ROOT, overrides=overrides)
+    assert error.value.where.startswith(where)
