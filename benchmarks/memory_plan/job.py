@@ -139,6 +139,7 @@ def _reward(config: PipelineConfig, tokenizer: Any, partial: Path) -> None:
         "margin": 0.0,
         "weight": 1.0,
         "soft_label": 1.0,
+        "linear": False,
     }
     model = _reward_model(config)
     model.config.pad_token_id = tokenizer.pad_token_id
