@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -392,6 +392,48 @@ def evaluate_rm(
     found = evaluate((model, reference), data_files, config, _flow(config), max_tokens, probes, console)
     for path in write(found, out, report_dir):
         console.print(path, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def recover(
+    policy: Annotated[str, typer.Argument(help="folder of an aligned policy, or a node of the plan", metavar="POLICY")],
+    reference: Annotated[str, typer.Argument(help="what it was aligned from", metavar="REFERENCE")],
+    data_files: Annotated[
+        list[Path], typer.Argument(help="files or folders of pairs, or of RewardBench", metavar="DATA...")
+    ],
+    reward: Annotated[
+        str | None, typer.Option("--reward", help="reward model that it was aligned with", metavar="MODEL")
+    ] = None,
+    loss: Annotated[
+        Literal["logistic", "hinge"], typer.Option(help="logistic finds the reward, hinge an order")
+    ] = "logistic",
+    prompts: Annotated[int, typer.Option(min=0, help="prompts of the data that are answered; 0 for all")] = 600,
+    samples: Annotated[int, typer.Option(min=1, help="answers of each policy to each of them")] = 4,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="longest answer in tokens")] = 64,
+    epochs: Annotated[float, typer.Option(min=0.01, help="passes over the answers")] = 2.0,
+    learning_rate: Annotated[float, typer.Option(min=1e-9, help="peak learning rate")] = 1e-3,
+    batch_size: Annotated[int, typer.Option(min=1, help="pairs of answers per step")] = 32,
+    seed: Annotated[int, typer.Option(help="of samples and training")] = 0,
+    out: Annotated[Path | None, typer.Option("--json", help="write all numbers there too", metavar="FILE")] = None,
+    params: Params = PARAMS,
+    preset: Preset = None,
+    overrides: Overrides = None,
+) -> None:
+    """Fit the reward that a policy's own answers imply, and compare it with the reward model and with pairs.
+
+    Example: inverse-alignment recover none-s0-r3-ppo sft-s0 data/advice/pairs.jsonl --reward reward-s0
+    """
+    from flows import recover as verb
+
+    if out is not None:
+        _require_writable(out.parent, "--json")
+    config, console = _load(params, preset, overrides), _console()
+    folders = verb.resolved(policy, reference, reward, config, _flow(config))
+    asked = verb.Asked(*folders, loss, prompts, samples, max_new_tokens, epochs, learning_rate, batch_size, seed)
+    found = verb.recover(asked, data_files, config, console)
+    if out is not None:
+        verb.write(found, out)
+        console.print(out, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -78,13 +78,13 @@ def evaluate(
     Raises:
         UserError: the model, its reference or the data are not what they should be.
     """
-    folders = [_folder(name, config, flow) if name else None for name in named]
+    folders = [checkpoint_folder(name, config, flow) if name else None for name in named]
     assert folders[0] is not None
-    judged = Judged(folders[0], folders[1], max_tokens or _positions([each for each in folders if each]))
+    judged = Judged(folders[0], folders[1], max_tokens or positions_of([each for each in folders if each]))
     _require(judged)
     benchmarks = read_benchmarks(data)
     score = _score(judged, config)
-    with _Progress(Console(stderr=True)) as progress:
+    with Watching(Console(stderr=True)) as progress:
         found = judge(benchmarks, score, 0, probing, progress)
     for each in found:
         show(each, judged, console)
@@ -118,7 +118,7 @@ def write(found: dict[str, Any], out: Path | None, report_dir: Path | None) -> l
 # ---------------------------------------------------------------------------------------------- whose scores
 
 
-def _folder(name: str, config: PipelineConfig, flow: Flow) -> Path:
+def checkpoint_folder(name: str, config: PipelineConfig, flow: Flow) -> Path:
     """The folder of a checkpoint: given, or inside an artifact that is given or is a node's."""
     path = Path(name)
     if not path.exists():
@@ -144,7 +144,7 @@ def _folder(name: str, config: PipelineConfig, flow: Flow) -> Path:
     return found[0]
 
 
-def _positions(folders: Sequence[Path], most: int = MOST_TOKENS) -> int:
+def positions_of(folders: Sequence[Path], most: int = MOST_TOKENS) -> int:
     """Most tokens that all of them read."""
     configs = [json.loads((folder / CONFIG).read_bytes()) for folder in folders]
     return min([most, *(int(values[name]) for values in configs for name in POSITIONS if values.get(name))])
@@ -153,21 +153,14 @@ def _positions(folders: Sequence[Path], most: int = MOST_TOKENS) -> int:
 def _require(judged: Judged) -> None:
     """Refuse, without loading anything, what is no reward model, or no policy beside a reference."""
     for folder in (judged.model, judged.reference):
-        if folder is not None and judged.max_tokens > (most := _positions([folder], judged.max_tokens)):
+        if folder is not None and judged.max_tokens > (most := positions_of([folder], judged.max_tokens)):
             raise UserError(
                 f"{judged.max_tokens} tokens are more than the {most} positions that the model has",
                 where=f"--max-tokens, and {folder / CONFIG}",
                 fix=f"set it to at most {most}, or leave it out",
             )
     if judged.reference is not None:
-        for folder in (judged.model, judged.reference):
-            require_policy(folder, "MODEL", judged.max_tokens)
-            if any(name.startswith(SCORE_HEADS) for name in shapes(folder, "MODEL")):
-                raise UserError(
-                    "not a causal language model: it has a score head",
-                    where=str(folder),
-                    fix="give two policies, or leave out --policy-reference",
-                )
+        require_policies((judged.model, judged.reference), judged.max_tokens, "leave out --policy-reference")
         return
     if not any(name.startswith(SCORE_HEADS) for name in shapes(judged.model, "MODEL")):
         raise UserError(
@@ -175,6 +168,25 @@ def _require(judged: Judged) -> None:
             where=str(judged.model),
             fix="give a sequence classifier with one label; for a policy's implicit reward add --policy-reference",
         )
+
+
+def require_policies(folders: Sequence[Path], max_tokens: int, otherwise: str) -> None:
+    """Refuse, without loading anything, what is no causal language model.
+
+    Args:
+        otherwise: what else than giving two policies would help.
+
+    Raises:
+        UserError: see `models.checks.require_policy`; or a folder has a score head.
+    """
+    for folder in folders:
+        require_policy(folder, "MODEL", max_tokens)
+        if any(name.startswith(SCORE_HEADS) for name in shapes(folder, "MODEL")):
+            raise UserError(
+                "not a causal language model: it has a score head",
+                where=str(folder),
+                fix=f"give two policies, or {otherwise}",
+            )
 
 
 def _score(judged: Judged, config: PipelineConfig) -> Score:
@@ -192,14 +204,14 @@ def _score(judged: Judged, config: PipelineConfig) -> Score:
 # ---------------------------------------------------------------------------------------------- what is shown
 
 
-class _Progress:
-    """Texts that are scored: a bar on a terminal, a line now and then elsewhere."""
+class Watching:
+    """How far work is: a bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self, console: Console) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._console, self._spoke = console, time.monotonic()
-        columns = (TextColumn("texts scored"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=console, transient=True) if console.is_terminal else None
         self._task = self._bar.add_task("", total=None) if self._bar else None
 
@@ -214,7 +226,7 @@ class _Progress:
 
     def _told(self, done: int, total: int, unit: str) -> None:
         if self._bar and self._task is not None:
-            self._bar.update(self._task, completed=done, total=total)
+            self._bar.update(self._task, completed=done, total=total, description=unit)
         elif time.monotonic() - self._spoke > LINE_SECONDS:
             self._spoke = time.monotonic()
             self._console.print(f"{done} of {total} {unit}", highlight=False)

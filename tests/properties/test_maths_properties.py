@@ -55,7 +55,12 @@ from inverse_alignment.maths.edits import (
     least_share,
     token_label_loss,
 )
-from inverse_alignment.maths.grouping import group_means, within_group_variance
+from inverse_alignment.maths.grouping import (
+    group_means,
+    order_agreement,
+    within_group_correlation,
+    within_group_variance,
+)
 from inverse_alignment.maths.kl import exact_kl, k1, k2, k3, next_kl_coefficient
 from inverse_alignment.maths.linear_reward import (
     fit_linear_reward,
@@ -80,6 +85,7 @@ from inverse_alignment.maths.pairwise import (
     best_scale,
     bradley_terry_loss,
     contrast_loss,
+    hinge_loss,
     paired_gain,
     preference_log_likelihood,
 )
@@ -415,6 +421,11 @@ ENTRIES: dict[str, Entry] = {
         (1.0, 1.0, 0.8416212335729143, 2),
         lambda c: paired_gain(torch.cat([c.x[:, 0], t(1.0)]), torch.cat([c.y[:, 0], t(0.0)]), 0.9, 50, 0)[::2],
     ),
+    "pairwise.hinge_loss": Entry(
+        lambda: hinge_loss(t(2.0, 0.0), t(0.5, 1.0), t(1.0, 3.0)),  # (1 · 0 + 3 · 2) / 4
+        1.5,
+        lambda c: hinge_loss(c.x[:, 0], c.y[:, 0], c.weights),
+    ),
     "pairwise.contrast_loss": Entry(
         lambda: contrast_loss(t(2.0, 0.0), t(0.0, 1.0), t(3.0, 1.0)),  # -(3 · 2 + 1 · -1) / 4
         -1.25,
@@ -450,6 +461,22 @@ ENTRIES: dict[str, Entry] = {
         lambda: within_group_variance(np.array([1.0, 3.0, 5.0, 5.0, 9.0]), ["a", "a", "b", "b", "c"]),  # (2 + 0) / 2
         1.0,
         lambda c: within_group_variance(c.scores.numpy(), c.groups),
+    ),
+    "grouping.within_group_correlation": Entry(
+        # deviations (-1, 1), (0, 0) and (2, -2), (1, -1): -4 / √(2 · 10)
+        lambda: within_group_correlation(
+            np.array([1.0, 3.0, 7.0, 7.0]), np.array([4.0, 0.0, 9.0, 7.0]), ["a", "a", "b", "b"]
+        ),
+        -4 / math.sqrt(20),
+        lambda c: within_group_correlation(c.scores.numpy(), c.scores.numpy() ** 2, c.groups),
+    ),
+    "grouping.order_agreement": Entry(
+        # of a: alike, unlike, half; of b: seen by neither
+        lambda: order_agreement(
+            np.array([1.0, 2.0, 3.0, 5.0, 5.0]), np.array([0.0, 4.0, 0.0, 1.0, 1.0]), ["a", "a", "a", "b", "b"]
+        ),
+        0.5,
+        lambda c: order_agreement(c.scores.numpy(), c.scores.numpy() ** 2, c.groups),
     ),
     "density_ratio.relative_log_ratio": Entry(
         lambda: n(relative_log_ratio(np.log([0.2]), np.log([0.1]), 0.25)),  # 0.2 / (¼ · 0.2 + ¾ · 0.1) = 1.6

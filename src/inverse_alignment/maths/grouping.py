@@ -21,6 +21,36 @@ def within_group_variance(values: np.ndarray, groups: Sequence[str]) -> float:
     return float(np.mean(variances)) if variances else float("nan")
 
 
+def within_group_correlation(first: np.ndarray, second: np.ndarray, groups: Sequence[str]) -> float:
+    """Pearson correlation of what is left of two rewards when each group's mean is taken off; NaN if nothing is.
+
+    It is the cosine of the two as functions of answers that are only known up to a function of the prompt, as
+    preferences and optimal policies leave them. (n,) each.
+    """
+    one, other = (values - _spread_out(values, groups) for values in (first, second))
+    lengths = float(np.sqrt((one @ one) * (other @ other)))
+    return float(one @ other) / lengths if lengths else float("nan")
+
+
+def order_agreement(first: np.ndarray, second: np.ndarray, groups: Sequence[str]) -> float:
+    """Share of the pairs inside groups that two rewards order alike, of those that either tells apart; NaN if none.
+
+    Where one of them sees a tie, the pair counts one half. Kendall's τ_a is twice this less one if nobody sees ties.
+    """
+    same = np.array(groups)[:, None] == np.array(groups)
+    signs = [np.sign(values[:, None] - values)[np.triu(same, 1)] for values in (first, second)]
+    told = (signs[0] != 0) | (signs[1] != 0)
+    return float((1 + signs[0] * signs[1])[told].mean() / 2) if told.any() else float("nan")
+
+
+def _spread_out(values: np.ndarray, groups: Sequence[str]) -> np.ndarray:
+    """The mean of its group for every value, (n,); exactly the value where all of a group are equal."""
+    names = list(dict.fromkeys(groups))
+    rows = [names.index(group) for group in groups]
+    means: np.ndarray = group_means(values, groups)[rows]
+    return means
+
+
 def _by_group(values: np.ndarray, groups: Sequence[str]) -> list[list[float]]:
     rows: dict[str, list[float]] = {}
     for group, value in zip(groups, values, strict=True):

@@ -48,6 +48,19 @@ def bradley_terry_loss(
     return (weights * losses).sum() / weights.sum() + centring * ((chosen + rejected) ** 2).mean()
 
 
+def hinge_loss(chosen: Tensor, rejected: Tensor, weights: Tensor) -> Tensor:
+    """`L = Σ w max(0, 1 - (r_c - r_r)) / Σ w`: what a pair gains beyond a gap of one teaches nothing more.
+
+    Source: a max-margin loss of inverse reinforcement learning, one of those in the released code of arXiv 2410.12491.
+
+    Args:
+        chosen: (n,) scores of the preferred answers.
+        rejected: (n,) scores of the others.
+        weights: (n,) positive weights.
+    """
+    return (weights * functional.relu(1.0 - (chosen - rejected))).sum() / weights.sum()
+
+
 def contrast_loss(chosen: Tensor, rejected: Tensor, weights: Tensor) -> Tensor:
     """`L = -Σ w (r_c - r_r) / Σ w`.
 

@@ -54,8 +54,9 @@ class Total(NamedTuple):
 class Objective(Protocol):
     """What is to be minimised: the sum of some means over a batch."""
 
-    paired: bool
-    """Whether it looks at rejected answers."""
+    @property
+    def paired(self) -> bool:
+        """Whether it looks at rejected answers."""
 
     def __call__(self, beliefs: TokenBeliefs, counts: Tensor, weights: Tensor) -> list[Total]:
         """Means as totals, so that several processes can add theirs up.
