@@ -27,7 +27,7 @@ from inverse_alignment.generation.settings import HIGHEST_TEMPERATURE, LOWEST_TE
 from inverse_alignment.models.specs import CheckpointModel, InitialisedModel, ModelSpec
 from inverse_alignment.optimise.credit_settings import AttentionCredit, RedistributedCredit, TokenCredit
 from inverse_alignment.optimise.settings import PpoConfig
-from inverse_alignment.reward.family_settings import is_classifier
+from inverse_alignment.reward.family_settings import EnsembleReward, is_classifier, says_how_sure
 from inverse_alignment.reward.settings import (
     DriftTrigger,
     ExtremesRule,
@@ -360,6 +360,7 @@ def _check_family(config: PipelineConfig, name: str, overrides: Sequence[str]) -
         config: of the arm alone.
         overrides: sections that the arm sets itself.
     """
+    _check_caution(config, _key("ppo.caution.type", name, overrides))
     if is_classifier(config.reward):
         return
     kind = config.reward.type
@@ -375,6 +376,23 @@ def _check_family(config: PipelineConfig, name: str, overrides: Sequence[str]) -
             f"{credit.type} credit looks into one sequence classifier, and a reward model of type {kind} is none",
             where=_key("ppo.credit.type", name, overrides),
             fix="set it to terminal, uniform or potential, or reward.type to train",
+        )
+
+
+def _check_caution(config: PipelineConfig, where: str) -> None:
+    """The reward model says what the caution asks for."""
+    caution = config.ppo.caution.type
+    if caution == "worst_case" and not isinstance(config.reward, EnsembleReward):
+        raise UserError(
+            f"the worst case is that among members, and a reward model of type {config.reward.type} has none",
+            where=where,
+            fix="set reward.type to ensemble, or another caution",
+        )
+    if caution != "mean" and not says_how_sure(config.reward):
+        raise UserError(
+            f"the caution {caution} asks how sure the reward model is, which type {config.reward.type} does not say",
+            where=where,
+            fix="set reward.type to ensemble, or the caution to mean",
         )
 
 

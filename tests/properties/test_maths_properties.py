@@ -24,6 +24,7 @@ import inverse_alignment.maths
 from inverse_alignment.maths.advantages import generalised_advantages
 from inverse_alignment.maths.best_of_n import best_of_n
 from inverse_alignment.maths.bootstrap import mean_interval
+from inverse_alignment.maths.caution import lower_bound, uncertainty_weighted, worst_case
 from inverse_alignment.maths.credit import (
     attention_credit,
     final_positions,
@@ -430,6 +431,21 @@ ENTRIES: dict[str, Entry] = {
         lambda: contrast_loss(t(2.0, 0.0), t(0.0, 1.0), t(3.0, 1.0)),  # -(3 · 2 + 1 · -1) / 4
         -1.25,
         lambda c: contrast_loss(c.x[:, 0], c.y[:, 0], c.weights),
+    ),
+    "caution.lower_bound": Entry(
+        lambda: n(lower_bound(np.array([1.0, 4.0]), np.array([0.5, 3.0]), 2.0)),
+        t(0.0, -2.0),
+        lambda c: n(lower_bound(c.x[:, 0].numpy(), c.y[:, 0].numpy(), 0.7)),
+    ),
+    "caution.uncertainty_weighted": Entry(
+        lambda: n(uncertainty_weighted(np.array([1.0, 4.0]), np.array([0.5, 3.0]), 2.0)),
+        t(0.5, -14.0),
+        lambda c: n(uncertainty_weighted(c.x[:, 0].numpy(), c.y[:, 0].numpy(), 0.7)),
+    ),
+    "caution.worst_case": Entry(
+        lambda: n(worst_case(np.array([[1.0, 4.0], [3.0, -2.0]]))),
+        t(1.0, -2.0),
+        lambda c: n(worst_case(c.logits[:, 0].numpy().T)),
     ),
     "spread.score_spread": Entry(
         lambda: score_spread(t([0.0, 1.0, 3.0], [2.0, 2.0, 2.0])),  # 2/9 (1 + 3 + 2) and 0

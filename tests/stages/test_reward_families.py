@@ -11,6 +11,7 @@ import torch
 from inverse_alignment.core.artifact import METRICS, external
 from inverse_alignment.core.metrics import FileReport, read_metrics
 from inverse_alignment.core.records import Rollout, read_jsonl
+from inverse_alignment.models.caution_settings import LowerBound
 from inverse_alignment.models.reward_scores import load_calibrated
 from inverse_alignment.reward.family_settings import EnsembleReward, LoraTrunks, SeparateTrunks, SharedTrunk
 from inverse_alignment.reward.training_settings import TrainReward
@@ -103,4 +104,9 @@ def test_ppo_and_its_evaluation_run_against_an_ensemble(branch):
     branch.made["refreshed"] = branch.made["reward"]
     chain.evaluate(branch, "evaluation", chain.EVALUATION, ppo=branch.made["ppo"])
     assert np.isfinite(branch.metrics["ppo"]["rm_score"])
+    careful = chain.PPO.model_copy(update={"caution": LowerBound(k=2.0)})
+    branch.run("careful", "ppo", chain.ppo_inputs(branch, "reward"), chain.ppo_stage(careful))
+    first = [read_metrics(branch.partial(name) / METRICS)[0] for name in ("ppo", "careful")]
+    assert first[0]["tokens"] == first[1]["tokens"]  # the same answers, before anything was learned
+    assert first[1]["rm_score"] < first[0]["rm_score"]
     assert 0.0 <= branch.metrics["evaluation"]["offline_accuracy"] <= 1.0

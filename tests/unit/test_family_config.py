@@ -13,6 +13,12 @@ ROOT = Path(__file__).resolve().parents[2]
 NONE = "arms={random: null, similarity: null}"
 
 
+@pytest.mark.parametrize("caution", ["{type: lower_bound, k: 2.0}", "{type: worst_case}", "{type: uwo}"])
+def test_ppo_may_be_cautious_with_an_ensemble(caution):
+    config = load(root=ROOT, overrides=["reward={type: ensemble}", NONE, f"ppo.caution={caution}"])
+    assert config.ppo.caution.type in caution
+
+
 def test_an_ensemble_without_refresh_is_a_configuration():
     config = load(root=ROOT, overrides=["reward={type: ensemble, trunk: {type: lora}}", NONE])
     assert list(config.arms) == ["none"]  # null leaves an arm out
@@ -26,6 +32,9 @@ def test_an_ensemble_without_refresh_is_a_configuration():
         (["reward={type: ensemble}"], "arms.random.selection.type", "cannot be refreshed"),
         (["reward={type: ensemble}", NONE, "ppo.credit={type: red}"], "ppo.credit.type", "red credit looks into one"),
         (["reward={type: ensemble}", NONE, "ppo.credit={type: token}"], "ppo.credit.type", "token credit looks into"),
+        (["ppo.caution={type: lower_bound}"], "ppo.caution.type", "type train does not say"),
+        (["ppo.caution={type: worst_case}"], "ppo.caution.type", "among members"),
+        (["arms.none.ppo={caution: {type: uwo}}"], "arms.none.ppo.caution.type", "does not say"),
         (["reward={type: ensemble, members: 1}", NONE], "reward.members", "greater than or equal to 2"),
     ],
 )

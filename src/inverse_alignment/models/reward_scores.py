@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +19,8 @@ from inverse_alignment.core.batches import length_groups, pad_right
 from inverse_alignment.core.errors import UserError, nearest
 from inverse_alignment.core.estimates import RewardEstimate
 from inverse_alignment.core.records import Prompt
+from inverse_alignment.maths.caution import lower_bound, uncertainty_weighted, worst_case
+from inverse_alignment.models.caution_settings import LowerBound, MeanScore, UncertaintyWeighted, WorstCase
 from inverse_alignment.models.loading import load_reward_model, place
 from inverse_alignment.text.render import encode_answers
 from inverse_alignment.text.tokenizers import load_tokenizer
@@ -26,6 +28,7 @@ from inverse_alignment.text.tokenizers import load_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+NO_CAUTION = MeanScore()
 CALIBRATION, FAMILY = "calibration.json", "reward.json"
 
 
@@ -129,10 +132,17 @@ class CalibratedReward:
 
     scorer: Scorer
     calibration: Calibration
+    caution: MeanScore | LowerBound | WorstCase | UncertaintyWeighted = NO_CAUTION
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
-        """Standardised scores, float64 (n,)."""
-        return self.calibration.standardise(self.scorer(prompts, responses))
+        """Standardised scores, float64 (n,): means, or what caution makes of them."""
+        if isinstance(self.caution, MeanScore):
+            return self.calibration.standardise(self.scorer(prompts, responses))
+        return conservative(self.estimate(prompts, responses), self.caution)
+
+    def cautious(self, caution: MeanScore | LowerBound | WorstCase | UncertaintyWeighted) -> CalibratedReward:
+        """The same model, scoring as cautiously as is said."""
+        return replace(self, caution=caution)
 
     def estimate(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> RewardEstimate:
         """All that the model says, standardised."""
@@ -152,6 +162,33 @@ class CalibratedReward:
                 fix="set reward.type=train, or choose a selection and a credit that ask for whole scores alone",
             )
         return self.scorer
+
+
+def conservative(
+    estimate: RewardEstimate, caution: MeanScore | LowerBound | WorstCase | UncertaintyWeighted
+) -> np.ndarray:
+    """Scores (n,) that heed how sure a model is.
+
+    Raises:
+        UserError: the model does not say what the caution asks for.
+    """
+    if isinstance(caution, MeanScore):
+        return estimate.mean
+    known = estimate.members if isinstance(caution, WorstCase) else estimate.std
+    if known is None:
+        raise UserError(
+            f"the caution {caution.type} asks {'an ensemble' if isinstance(caution, WorstCase) else 'how sure it is'}, "
+            "which this reward model does not say",
+            where="ppo.caution.type",
+            fix="set it to mean, or use a reward model that says it, such as reward.type=ensemble",
+        )
+    match caution:
+        case LowerBound(k=k):
+            return lower_bound(estimate.mean, known, k)
+        case UncertaintyWeighted(coefficient=coefficient):
+            return uncertainty_weighted(estimate.mean, known, coefficient)
+        case WorstCase():
+            return worst_case(known)
 
 
 def load_calibrated(folder: Path, device: torch.device, max_tokens: int, rows: int) -> CalibratedReward:

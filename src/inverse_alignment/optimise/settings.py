@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from inverse_alignment.core.configuration import Section
+from inverse_alignment.models.caution_settings import CautionConfig, MeanScore
 from inverse_alignment.optimise.credit_settings import CreditConfig, TerminalCredit
 from inverse_alignment.text.phrases import STOCK_PHRASES
 
@@ -137,6 +138,9 @@ class PpoConfig(Section):
     )
     credit: CreditConfig = Field(
         TerminalCredit(), description="how the score of an answer is shared out among its tokens"
+    )
+    caution: CautionConfig = Field(
+        MeanScore(), description="what the score is where the reward model says how sure it is"
     )
     lora: Lora | None = Field(None, description="train adapters instead of the policy's own weights; null: all weights")
     max_update_kl: float | None = Field(

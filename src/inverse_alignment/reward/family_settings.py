@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.errors import UserError
+from inverse_alignment.reward.ava_settings import AvaReward
 from inverse_alignment.reward.training_settings import CheckpointReward, TrainReward
 
 PLAIN = frozenset(
@@ -72,7 +73,7 @@ def training_of(reward: BaseModel) -> TrainReward | None:
 
 def says_how_sure(reward: BaseModel) -> bool:
     """Whether the models that are made this way give a standard deviation."""
-    return isinstance(reward, EnsembleReward)
+    return isinstance(reward, (EnsembleReward, AvaReward))
 
 
 def is_classifier(reward: BaseModel) -> bool:

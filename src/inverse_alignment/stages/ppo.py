@@ -124,7 +124,7 @@ def _run(
     ppo, runtime = config.ppo, context.runtime
     prompts = choose_prompts(read_prompts(inputs["preferences"], "train"), 0, context.seed)
     reward = _reward(inputs["reward"], config, context, learner.policy.device)
-    known = _known(reward, tokenizer, inputs, config, context, learner.policy.device)
+    known = _known(reward.cautious(ppo.caution), tokenizer, inputs, config, context, learner.policy.device)
     sampling = Sampling(ppo.max_new_tokens, ppo.temperature, config.context, runtime.generation_rows)
     watch = _watch(reward, learner, tokenizer, inputs, config, context)
     saved, halted = time.monotonic(), False
