@@ -23,6 +23,7 @@ from inverse_alignment.core.records import Comparison
 from inverse_alignment.core.seeding import derive_seed
 from inverse_alignment.maths.pairwise import bradley_terry_loss, contrast_loss
 from inverse_alignment.maths.spread import score_spread
+from inverse_alignment.models.sequence_scores import plain_scores, sequence_scores
 from inverse_alignment.models.trl_training import apart, configure, presented, shared_out, train
 from inverse_alignment.text.render import encode_full
 
@@ -103,8 +104,7 @@ class WeightedRewardTrainer(RewardTrainer):
         model.train()  # as in the step itself, resumed or not
         rows = [list(answer) for answers in prompts for answer in answers]
         ids, mask = pad_right(rows, model.config.pad_token_id, model.device)
-        scores: Tensor = model(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits.squeeze(-1).float()
-        return score_spread(scores.reshape(len(prompts), -1))
+        return score_spread(plain_scores(model, ids, mask).reshape(len(prompts), -1))
 
     def compute_loss(
         self,
@@ -119,8 +119,10 @@ class WeightedRewardTrainer(RewardTrainer):
 
         Of one process's part of a batch, the loss times its share: the mean over processes is that of the whole batch.
         """
-        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
-        chosen, rejected = outputs.logits.squeeze(-1).float().chunk(2)
+        # several processes would wait for each other at every pass: each makes one
+        read = sequence_scores if group().size == 1 else plain_scores
+        scores = read(model, inputs["input_ids"], inputs["attention_mask"])
+        chosen, rejected = scores.chunk(2)
         weights, settings = inputs["weights"], self._pair_loss
         margins = inputs["margin"] if settings.use_margins else torch.zeros_like(chosen)
         counts = weights > 0  # the others only fill up a batch that several processes share
@@ -138,7 +140,7 @@ class WeightedRewardTrainer(RewardTrainer):
             )
         else:
             loss = 0.0 * (chosen + rejected).sum()
-        return (loss, outputs) if return_outputs else loss
+        return (loss, {"logits": scores}) if return_outputs else loss
 
 
 def _mixed_loss(
