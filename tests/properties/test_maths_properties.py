@@ -44,6 +44,15 @@ from inverse_alignment.maths.density_ratio import (
     pair_log_weights,
     relative_log_ratio,
 )
+from inverse_alignment.maths.direct import (
+    clipped_reference_gap,
+    dpo_loss,
+    ipo_loss,
+    kto_baseline,
+    kto_loss,
+    log_ratio_gap,
+    optimism,
+)
 from inverse_alignment.maths.drift import median_bandwidth, mmd_squared
 from inverse_alignment.maths.edits import (
     BAD,
@@ -446,6 +455,43 @@ ENTRIES: dict[str, Entry] = {
         lambda: n(worst_case(np.array([[1.0, 4.0], [3.0, -2.0]]))),
         t(1.0, -2.0),
         lambda c: n(worst_case(c.logits[:, 0].numpy().T)),
+    ),
+    "direct.log_ratio_gap": Entry(
+        lambda: log_ratio_gap(t(1.0, 2.0), t(0.0, 3.0), t(0.5, 1.0), t(1.0, 0.0)),  # 1 - (-½), -1 - 1
+        t(1.5, -2.0),
+        lambda c: log_ratio_gap(c.x[:, 0], c.y[:, 0], c.z[:, 0], c.scores),
+    ),
+    "direct.clipped_reference_gap": Entry(
+        lambda: clipped_reference_gap(t(1.0, 2.0), t(0.0, 3.0), t(0.5, 1.0), t(1.0, 0.0)),  # 1 - 0, -1 - 1
+        t(1.0, -2.0),
+        lambda c: clipped_reference_gap(c.x[:, 0], c.y[:, 0], c.z[:, 0], c.scores),
+    ),
+    "direct.dpo_loss": Entry(
+        # 0.313262 = -log σ(1); ¾ · 0.974077 + ¼ · 0.474077 of ±½
+        lambda: dpo_loss(t(2.0, -1.0), t(3.0, 1.0), t(1.0, 0.75), 0.5),
+        (3 * 0.31326168751822286 + 0.8490769841801067) / 4,
+        lambda c: dpo_loss(c.x[:, 0], c.weights, c.certainty, 0.5, 0.1),
+    ),
+    "direct.ipo_loss": Entry(
+        lambda: ipo_loss(t(2.0, -1.0), t(3.0, 1.0), t(1.0, 0.75), 0.5),  # (3 · 1 + ¾ · 4 + ¼ · 0) / 4
+        1.5,
+        lambda c: ipo_loss(c.x[:, 0], c.weights, c.certainty, 0.5, 0.1),
+    ),
+    "direct.kto_baseline": Entry(
+        lambda: torch.stack([kto_baseline(t(1.0, 0.5, -0.75)), kto_baseline(t(-1.0, 0.5))]),
+        t(0.25, 0.0),
+        lambda c: kto_baseline(c.x[:, 0]),
+    ),
+    "direct.kto_loss": Entry(
+        # 1 - σ(1) = 0.268941 of both: once for each of 3, twice for the bad one
+        lambda: kto_loss(t(2.0, 0.0), torch.tensor([True, False]), t(3.0, 1.0), t(1.0)[0], 1.0, 2.0),
+        5 * 0.2689414213699951 / 4,
+        lambda c: kto_loss(c.x[:, 0], c.y[:, 0] > 0, c.weights, c.z[0, 0] * 0 + 0.5, 0.5, 1.5),
+    ),
+    "direct.optimism": Entry(
+        lambda: optimism(t(1.0, -1.0), t(3.0, 1.0), 0.5, 3.0),  # ½ · 3 · (3 - 1) / 4
+        0.75,
+        lambda c: optimism(c.x[:, 0], c.weights, 0.5, 2.0),
     ),
     "spread.score_spread": Entry(
         lambda: score_spread(t([0.0, 1.0, 3.0], [2.0, 2.0, 2.0])),  # 2/9 (1 + 3 + 2) and 0
