@@ -1,0 +1,1 @@
+"""This project's reward-model training against TRL's RewardTrainer."""
