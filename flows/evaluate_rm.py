@@ -19,7 +19,7 @@ from inverse_alignment.core.protocols import Score
 from inverse_alignment.core.store import open_store
 from inverse_alignment.evaluation.judged import BenchmarkScore, SectionScore, judge
 from inverse_alignment.evaluation.rewardbench import read_benchmarks
-from inverse_alignment.models.checks import CONFIG, POSITIONS, SCORE_HEADS, require_policy, shapes
+from inverse_alignment.models.checks import CONFIG, FAMILY, POSITIONS, SCORE_HEADS, require_policy, shapes
 from inverse_alignment.report import judged_page
 from tasks import run_stage
 from tasks.run_stage import Flow
@@ -162,6 +162,8 @@ def _require(judged: Judged) -> None:
     if judged.reference is not None:
         require_policies((judged.model, judged.reference), judged.max_tokens, "leave out --policy-reference")
         return
+    if (judged.model / FAMILY).is_file():
+        return  # what it is made of is known to its family alone
     if not any(name.startswith(SCORE_HEADS) for name in shapes(judged.model, "MODEL")):
         raise UserError(
             "not a reward model: its weights have no score head",
@@ -247,13 +249,15 @@ def show(found: BenchmarkScore, judged: Judged, console: Console) -> None:
 
 
 def _columns(probed: bool) -> list[tuple[str, bool]]:
-    names = ["prompts", "score, 95 %", "chance", "longer wins"]
+    names = ["prompts", "score, 95 %", "chance", "longer wins", "ECE", "tempered"]
     probes = ["swapped prompt", "own prompt wins", "beats empty", "prompt alone", "null answer wins"]
     return [("section", True), *((name, False) for name in (*names, *(probes if probed else ())))]
 
 
 def _cells(section: SectionScore) -> list[str]:
+    sure = section.calibration
     cells = [str(section.items), _with_interval(section.score), _percent(section.chance), _percent(section.longer_wins)]
+    cells += [_percent(share) for share in ((None, None) if sure is None else (sure.ece, sure.ece_tempered))]
     if (probes := section.probes) is None:
         return cells
     worst = max(probes.null_wins, key=lambda name: probes.null_wins[name])

@@ -6,11 +6,14 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
 from inverse_alignment.core.errors import UserError
+from inverse_alignment.models.ensembles import EnsembleScorer, headed_members, save_ensemble
+from inverse_alignment.models.loading import new_reward_model
 from tests.unit.models import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -47,10 +50,23 @@ def test_a_reward_model_gives_table_numbers_and_page(folder):
     assert json.loads((pages / "evaluate-rm.json").read_text()) == found
     page = (pages / "evaluate-rm.html").read_text()
     assert f"{100 * section['probes']['swapped_prompt']:.1f}" in page and "<script" not in page
-    names = {*found, *found["benchmarks"][0], *section, *section["score"], *section["probes"]}
+    sure = section["calibration"]
+    assert f"{100 * sure['ece']:.1f}" in page and "tempered" in run.output and sure["pairs"] == 4
+    names = {*found, *found["benchmarks"][0], *section, *section["score"], *section["probes"], *sure, *sure["bins"][0]}
     text = (ROOT / "docs/metrics.md").read_text()
     defined = re.search(r"^## evaluate-rm$(.*?)^## ", text, re.MULTILINE | re.DOTALL)
     assert defined is not None and set(re.findall(r"^\| `([^`]+)` \|", defined[1], re.MULTILINE)) == names
+
+
+def test_an_ensemble_is_a_reward_model_too(folder, tmp_path):
+    heads = new_reward_model(tiny.SPEC, tiny.tokenizer(), 0, outputs=2)
+    scorer = EnsembleScorer(headed_members(heads, tiny.tokenizer(), 48, 8), np.zeros(2))
+    save_ensemble(scorer, heads, tiny.tokenizer(), [], {"type": "shared"}, tmp_path / "model")
+    run = call(folder, tmp_path, folder / "pairs.jsonl", "--json", tmp_path / "scores.json", "--no-probes")
+    assert run.exit_code == 0, run.output
+    assert json.loads((tmp_path / "scores.json").read_text())["benchmarks"][0]["sections"][0]["items"] == 4
+    again = call(folder, tmp_path, folder / "pairs.jsonl", "--policy-reference", folder / "reference")
+    assert again.exit_code == 2 and "causal" in again.output
 
 
 def test_a_policy_is_scored_beside_its_reference(folder):

@@ -24,6 +24,13 @@ import inverse_alignment.maths
 from inverse_alignment.maths.advantages import generalised_advantages
 from inverse_alignment.maths.best_of_n import best_of_n
 from inverse_alignment.maths.bootstrap import mean_interval
+from inverse_alignment.maths.calibration import (
+    Reliability,
+    expected_calibration_error,
+    fitted_temperature,
+    reliability,
+    tempered,
+)
 from inverse_alignment.maths.caution import lower_bound, uncertainty_weighted, worst_case
 from inverse_alignment.maths.credit import (
     attention_credit,
@@ -440,6 +447,25 @@ ENTRIES: dict[str, Entry] = {
         lambda: contrast_loss(t(2.0, 0.0), t(0.0, 1.0), t(3.0, 1.0)),  # -(3 · 2 + 1 · -1) / 4
         -1.25,
         lambda c: contrast_loss(c.x[:, 0], c.y[:, 0], c.weights),
+    ),
+    "calibration.reliability": Entry(
+        lambda: tuple(n(part) for part in reliability(np.array([np.log(3), -np.log(3), 0.0]), 2)),
+        (t(0.5, 0.75), t(0.5, 0.5), torch.tensor([1, 2])),
+        lambda c: [number for part in reliability(c.scores.numpy()) for number in np.nan_to_num(part).tolist()],
+    ),
+    "calibration.expected_calibration_error": Entry(
+        lambda: expected_calibration_error(Reliability(*(np.array(x) for x in ([0.5, 0.75], [0.7, 0.5], [3, 1])))),
+        0.2125,  # (3 · 0.2 + 0.25) / 4
+        lambda c: expected_calibration_error(reliability(c.scores.numpy())),
+    ),
+    "calibration.fitted_temperature": Entry(
+        lambda: fitted_temperature(np.array([np.log(9), np.log(9), np.log(9), -np.log(9)])),  # log 9 / T = log 3
+        2.0,
+        lambda c: fitted_temperature(np.concatenate([c.scores.numpy(), [9.0, -9.0, 9.0]])),
+    ),
+    "calibration.tempered": Entry(
+        lambda: n(tempered(np.log(3) * np.array([1.0, 2.0, 1.0, 2.0, 1.0, 2.0, -1.0, -2.0]))),  # T = 1 and 2
+        np.log(3) * t(0.5, 2.0, 0.5, 2.0, 0.5, 2.0, -0.5, -2.0),
     ),
     "caution.lower_bound": Entry(
         lambda: n(lower_bound(np.array([1.0, 4.0]), np.array([0.5, 3.0]), 2.0)),

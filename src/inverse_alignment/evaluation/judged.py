@@ -11,6 +11,7 @@ import numpy as np
 from inverse_alignment.core.protocols import Score
 from inverse_alignment.core.records import Prompt
 from inverse_alignment.core.seeding import derive_seed
+from inverse_alignment.evaluation.calibration import PairCalibration, calibration_of
 from inverse_alignment.evaluation.rewardbench import PRIOR, Benchmark, Item
 from inverse_alignment.maths.bootstrap import Interval
 from inverse_alignment.maths.rewardbench import (
@@ -64,6 +65,7 @@ class SectionScore:
         chance: what random scores are expected to reach; None where that depends on their distribution.
         longer_wins: the score, if the longer answer (in words) has the higher one.
         subsets: number of items and score of each.
+        calibration: on all pairs of a right and a wrong answer; None in Ties, and where all scores are equal.
     """
 
     name: str
@@ -73,6 +75,7 @@ class SectionScore:
     chance: float | None
     longer_wins: float
     subsets: Mapping[str, tuple[int, float]]
+    calibration: PairCalibration | None
     probes: Probes | None
 
 
@@ -235,8 +238,18 @@ def _section(section: _Asked, own: Sequence[np.ndarray], score: Interval, units:
         chance=None if tied else float(np.average(shares, weights=weights)),
         longer_wins=_mean(items, lengths),
         subsets={} if tied else _subsets(section.name, items, own),
+        calibration=None if tied else calibration_of(_gaps(items, own)),
         probes=_probes(section, own, known) if section.probing else None,
     )
+
+
+def _gaps(items: Sequence[Item], own: Sequence[np.ndarray]) -> np.ndarray:
+    """Score of every right answer less that of every wrong one to the same prompt."""
+    gaps = [
+        np.subtract.outer(scores[: item.right], scores[item.right :]).ravel()
+        for item, scores in zip(items, own, strict=True)
+    ]
+    return np.concatenate(gaps)
 
 
 def _subsets(name: str, items: Sequence[Item], own: Sequence[np.ndarray]) -> dict[str, tuple[int, float]]:

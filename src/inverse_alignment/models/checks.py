@@ -19,6 +19,8 @@ CONFIG, WEIGHTS, INDEX, ADAPTER = (
     "model.safetensors.index.json",
     "adapter_model.safetensors",
 )
+FAMILY = "reward.json"
+"""Beside the weights of a reward model that is no plain sequence classifier: which family it is of."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 NOT_WEIGHTS = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth")  # what trainers leave beside them
 SCORE_HEADS = ("score.", "classifier.", "classification_head.", "logits_proj.")  # every name transformers has for it

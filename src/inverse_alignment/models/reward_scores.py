@@ -21,6 +21,7 @@ from inverse_alignment.core.estimates import RewardEstimate
 from inverse_alignment.core.records import Prompt
 from inverse_alignment.maths.caution import lower_bound, uncertainty_weighted, worst_case
 from inverse_alignment.models.caution_settings import LowerBound, MeanScore, UncertaintyWeighted, WorstCase
+from inverse_alignment.models.checks import FAMILY
 from inverse_alignment.models.loading import load_reward_model, place
 from inverse_alignment.text.render import encode_answers
 from inverse_alignment.text.tokenizers import load_tokenizer
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 NO_CAUTION = MeanScore()
-CALIBRATION, FAMILY = "calibration.json", "reward.json"
+CALIBRATION = "calibration.json"
 
 
 class Scorer(Protocol):
