@@ -25,9 +25,9 @@ from inverse_alignment.data.aggregate import AggregateSettings
 from inverse_alignment.data.sources import JsonlSource, SourceConfig, TableSource
 from inverse_alignment.generation.settings import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, VllmGeneration
 from inverse_alignment.models.specs import CheckpointModel, InitialisedModel, ModelSpec
-from inverse_alignment.optimise.credit_settings import AttentionCredit, RedistributedCredit, TokenCredit
+from inverse_alignment.optimise.credit_settings import AttentionCredit, DenseCredit, RedistributedCredit, TokenCredit
 from inverse_alignment.optimise.settings import PpoConfig
-from inverse_alignment.reward.family_settings import EnsembleReward, is_classifier, says_how_sure
+from inverse_alignment.reward.family_settings import EnsembleReward, is_classifier, rewards_tokens, says_how_sure
 from inverse_alignment.reward.settings import (
     DriftTrigger,
     ExtremesRule,
@@ -361,16 +361,21 @@ def _check_family(config: PipelineConfig, name: str, overrides: Sequence[str]) -
         overrides: sections that the arm sets itself.
     """
     _check_caution(config, _key("ppo.caution.type", name, overrides))
+    kind, credit = config.reward.type, config.ppo.credit
+    if isinstance(credit, DenseCredit) and not rewards_tokens(config.reward):
+        raise UserError(
+            f"dense credit needs a reward for every token, and a reward model of type {kind} has none",
+            where=_key("ppo.credit.type", name, overrides),
+            fix="set reward.type to ava or preference_transformer, or this to red, uniform or terminal",
+        )
     if is_classifier(config.reward):
         return
-    kind = config.reward.type
     if not isinstance(config.selection, NoSelection):
         raise UserError(
             f"a reward model of type {kind} cannot be refreshed: only one sequence classifier can",
             where=_key("selection.type", name, overrides),
             fix="set it to none, or reward.type to train",
         )
-    credit = config.ppo.credit
     if isinstance(credit, (RedistributedCredit, AttentionCredit, TokenCredit)):
         raise UserError(
             f"{credit.type} credit looks into one sequence classifier, and a reward model of type {kind} is none",

@@ -28,8 +28,8 @@ def within_group_correlation(first: np.ndarray, second: np.ndarray, groups: Sequ
     preferences and optimal policies leave them. (n,) each.
     """
     one, other = (values - _spread_out(values, groups) for values in (first, second))
-    lengths = float(np.sqrt((one @ one) * (other @ other)))
-    return float(one @ other) / lengths if lengths else float("nan")
+    lengths = np.sqrt((one @ one) * (other @ other))
+    return float(one @ other / lengths) if lengths else float("nan")
 
 
 def order_agreement(first: np.ndarray, second: np.ndarray, groups: Sequence[str]) -> float:
@@ -37,8 +37,8 @@ def order_agreement(first: np.ndarray, second: np.ndarray, groups: Sequence[str]
 
     Where one of them sees a tie, the pair counts one half. Kendall's τ_a is twice this less one if nobody sees ties.
     """
-    same = np.array(groups)[:, None] == np.array(groups)
-    signs = [np.sign(values[:, None] - values)[np.triu(same, 1)] for values in (first, second)]
+    same = np.array(groups)[:, None] == groups  # every pair both ways round, which changes no share
+    signs = [np.sign(values[:, None] - values)[same] for values in (first, second)]
     told = (signs[0] != 0) | (signs[1] != 0)
     return float((1 + signs[0] * signs[1])[told].mean() / 2) if told.any() else float("nan")
 

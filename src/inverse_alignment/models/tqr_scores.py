@@ -14,6 +14,7 @@ from inverse_alignment.core.batches import length_groups, pad_right
 from inverse_alignment.core.estimates import RewardEstimate
 from inverse_alignment.core.records import Prompt
 from inverse_alignment.models.loading import place
+from inverse_alignment.models.token_scores import SampledAnswer, Spans
 from inverse_alignment.models.tqr import Tqr, load_tqr
 from inverse_alignment.text.render import encode_answers, encode_prompts, prompt_budget
 from inverse_alignment.text.tokenizers import load_tokenizer
@@ -84,6 +85,37 @@ class TqrScorer:
                 tokens[i] = rewards / len(rewards) if form.score == "mean" else rewards
         per_token = tuple(tokens[i] for i in range(len(ids)))
         return RewardEstimate(mean, std if form.uncertain else None, per_token)
+
+
+class DenseReader:
+    """A TQR model's rewards of the tokens of a policy's answers.
+
+    Args:
+        scorer: the model.
+        policy_tokenizer: the tokenizer of the policy whose answers are judged.
+    """
+
+    def __init__(self, scorer: TqrScorer, policy_tokenizer: PreTrainedTokenizerBase) -> None:
+        self._scorer = scorer
+        self._spans = Spans(policy_tokenizer, scorer.tokenizer, scorer.max_tokens)
+
+    def token_rewards(self, prompts: Sequence[Prompt], answers: Sequence[SampledAnswer]) -> list[np.ndarray]:
+        """Rewards of each policy token, float64 (T,), raw: sums over the model's tokens that belong to it.
+
+        Raises:
+            FloatingPointError: a reward is not finite.
+        """
+        ids = self._spans.ids(prompts, [given.text for given in answers])
+        spans = self._spans(prompts, answers, ids)
+        found = self._scorer.read(ids, [span.start for span in spans]).per_token
+        assert found is not None
+        rewards = [
+            span.summed(np.concatenate([np.zeros(span.start), row])) for span, row in zip(spans, found, strict=True)
+        ]
+        for reward, given in zip(rewards, answers, strict=True):
+            if not np.isfinite(reward).all():
+                raise FloatingPointError(f"a token reward is not finite for the answer {given.text[:80]!r}")
+        return rewards
 
 
 def answers_of(mask: Tensor, starts: Sequence[int]) -> Tensor:

@@ -28,9 +28,11 @@ from inverse_alignment.maths.credit import (
 from inverse_alignment.maths.overlap import prefix_f1
 from inverse_alignment.models.reward_scores import CalibratedReward
 from inverse_alignment.models.token_scores import TokenHead, TokenScorer
+from inverse_alignment.models.tqr_scores import DenseReader, TqrScorer
 from inverse_alignment.optimise.credit_settings import (
     AttentionCredit,
     CreditConfig,
+    DenseCredit,
     PotentialCredit,
     RedistributedCredit,
     TerminalCredit,
@@ -57,6 +59,9 @@ class TokenScores(Protocol):
 
     def token_rewards(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[np.ndarray]:
         """(T,) rewards of a token-level reward model."""
+
+    def dense_rewards(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[np.ndarray]:
+        """(T,) rewards that the reward model itself gives to tokens, in standard deviations of its scores."""
 
     def potentials(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[np.ndarray]:
         """(T,) likeness in [0, 1] of what stood before each token with a given answer to the prompt."""
@@ -107,6 +112,8 @@ def assign(
             credit = potential_credit(exact, potentials, mask, gamma)
         case TokenCredit(share=share):
             credit = token_credit(_table(tokens.token_rewards(prompts, answers), mask), exact, mask, share)
+        case DenseCredit(share=share):
+            credit = token_credit(_table(tokens.dense_rewards(prompts, answers), mask), exact, mask, share)
     return credit.to(scores.dtype)
 
 
@@ -123,6 +130,7 @@ class KnownTokens:
         look: whether it is read for abc.
         head: the token-level reward model; for token.
         references: a given answer to a prompt, by the prompt's key; for potential. Others have potential 0.
+        dense: the reward model, asked for its own rewards of tokens; for dense.
     """
 
     reward: CalibratedReward
@@ -131,6 +139,7 @@ class KnownTokens:
     look: bool = False
     head: TokenHead | None = None
     references: Mapping[str, str] | None = None
+    dense: DenseReader | None = None
 
     @staticmethod
     def of(
@@ -148,7 +157,11 @@ class KnownTokens:
         looks = isinstance(config, AttentionCredit)
         reads = looks or isinstance(config, RedistributedCredit)
         scorer = TokenScorer(reward.classifier, tokenizer) if reads else None
-        return KnownTokens(reward, tokenizer, scorer, looks, head, references)
+        dense = None
+        if isinstance(config, DenseCredit):
+            assert isinstance(reward.scorer, TqrScorer)  # the configuration refuses any other
+            dense = DenseReader(reward.scorer, tokenizer)
+        return KnownTokens(reward, tokenizer, scorer, looks, head, references, dense)
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
         """Standardised scores, float64 (n,): see `core.protocols.Score`."""
@@ -171,6 +184,11 @@ class KnownTokens:
         """See `TokenScores.token_rewards`."""
         assert self.head is not None
         return self.head.token_rewards(prompts, answers)
+
+    def dense_rewards(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[np.ndarray]:
+        """See `TokenScores.dense_rewards`."""
+        assert self.dense is not None
+        return [rewards / self.reward.calibration.std for rewards in self.dense.token_rewards(prompts, answers)]
 
     def potentials(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[np.ndarray]:
         """See `TokenScores.potentials`: F1 between the tokens before and those of the given answer, `prefix_f1`."""

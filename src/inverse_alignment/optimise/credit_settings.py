@@ -54,7 +54,29 @@ class TokenCredit(Section):
     )
 
 
+class DenseCredit(Section):
+    """The reward model's own rewards of tokens, where it has them: AVA (arXiv 2411.09341), Preference Transformer.
+
+    With `reward.objective.score: last` the score is the last token's reward alone, so that share 0 is the sparse use of
+    the same model.
+    """
+
+    type: Literal["dense"] = "dense"
+    share: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="α, weight of the token rewards; the score, the missing-EOS penalty in it, weighs 1 - α",
+    )
+
+
 CreditConfig = Annotated[
-    TerminalCredit | UniformCredit | RedistributedCredit | AttentionCredit | PotentialCredit | TokenCredit,
+    TerminalCredit
+    | UniformCredit
+    | RedistributedCredit
+    | AttentionCredit
+    | PotentialCredit
+    | TokenCredit
+    | DenseCredit,
     Field(discriminator="type"),
 ]

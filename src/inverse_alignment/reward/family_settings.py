@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.errors import UserError
-from inverse_alignment.reward.ava_settings import AvaReward
+from inverse_alignment.reward.ava_settings import AvaReward, PreferenceTransformerReward
 from inverse_alignment.reward.training_settings import CheckpointReward, TrainReward
 
 PLAIN = frozenset(
@@ -64,9 +64,9 @@ class EnsembleReward(Section):
         return self
 
 
-def training_of(reward: BaseModel) -> TrainReward | None:
+def training_of(reward: BaseModel) -> TrainReward | AvaReward | PreferenceTransformerReward | None:
     """How a way to make a reward model trains; None where it does not."""
-    if isinstance(reward, TrainReward):
+    if isinstance(reward, (TrainReward, AvaReward, PreferenceTransformerReward)):
         return reward
     return reward.training if isinstance(reward, EnsembleReward) else None
 
@@ -74,6 +74,11 @@ def training_of(reward: BaseModel) -> TrainReward | None:
 def says_how_sure(reward: BaseModel) -> bool:
     """Whether the models that are made this way give a standard deviation."""
     return isinstance(reward, (EnsembleReward, AvaReward))
+
+
+def rewards_tokens(reward: BaseModel) -> bool:
+    """Whether the models that are made this way give a reward for every token."""
+    return isinstance(reward, (AvaReward, PreferenceTransformerReward))
 
 
 def is_classifier(reward: BaseModel) -> bool:

@@ -12,10 +12,14 @@ from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.context import StageContext
 from inverse_alignment.core.records import Comparison
 from inverse_alignment.models.specs import ModelSpec
+from inverse_alignment.reward.ava_settings import AvaReward, PreferenceTransformerReward
 from inverse_alignment.reward.family_settings import EnsembleReward
 from inverse_alignment.reward.training_settings import CheckpointReward, TrainReward
 
-RewardConfig = Annotated[TrainReward | EnsembleReward | CheckpointReward, Field(discriminator="type")]
+RewardConfig = Annotated[
+    TrainReward | EnsembleReward | AvaReward | PreferenceTransformerReward | CheckpointReward,
+    Field(discriminator="type"),
+]
 
 
 class RewardStage(Section):
@@ -75,6 +79,11 @@ def _make(inputs: Mapping[str, Path], config: RewardStage, sample: Any, context:
         model = new(context.seed)
         metrics = _train(model, tokenizer, pairs, config.reward, limit, context)
         return Made.of_classifier(model, tokenizer, limit, rows, metrics)
+    if isinstance(config.reward, (AvaReward, PreferenceTransformerReward)):
+        from inverse_alignment.stages.tqr_reward import tqr
+
+        held_out = read_split(inputs["preferences"], "validation")
+        return tqr(config.reward, config.model, inputs, tokenizer, pairs, held_out, context)
     training = config.reward.training
 
     def fit(model: Any, shown: Sequence[Comparison], within: StageContext) -> dict[str, Any]:

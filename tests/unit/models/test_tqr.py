@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from inverse_alignment.core.errors import UserError
+from inverse_alignment.generation.answers import Answer
 from inverse_alignment.maths.variational import RewardPosterior
 from inverse_alignment.models.reward_scores import FAMILY, Calibration, load_calibrated, save_calibration
 from inverse_alignment.models.tqr import HEADS, Tqr, TqrForm, new_tqr, save_tqr
-from inverse_alignment.models.tqr_scores import TqrScorer, answers_of
-from inverse_alignment.text.render import encode_full, encode_prompt
+from inverse_alignment.models.tqr_scores import DenseReader, TqrScorer, answers_of
+from inverse_alignment.text.render import encode_full, encode_prompt, encode_response
 from tests.unit.models import tiny
 
 TOKENS = tiny.tokenizer()
@@ -180,6 +181,31 @@ def test_a_model_without_logits_has_no_q_to_begin_with():
     with pytest.raises(UserError, match="no Q can be read"):
         new_tqr(tiny.reward_model(), TqrForm())
     new_tqr(tiny.reward_model(), TqrForm(q="fresh"))
+
+
+def test_rewards_of_another_tokenizers_tokens_are_those_of_its_own_added_up():
+    other, form = tiny.tokenizer(264), TqrForm(score="sum")  # nearly a byte each
+    own = scorer(form)
+    responses = [encode_response(other, text) for text in TEXTS[:3]]
+    answers = [Answer([], ids, True, text) for ids, text in zip(responses, TEXTS, strict=False)]
+    found = DenseReader(own, other).token_rewards(tiny.PROMPTS[:3], answers)
+    expected = own.estimate(tiny.PROMPTS[:3], TEXTS[:3])
+    for rewards, ids, mean in zip(found, responses, expected.mean, strict=True):
+        assert len(rewards) == len(ids) and rewards.sum() == pytest.approx(mean, abs=1e-5)
+    same = [Answer([], encode_response(TOKENS, text), True, text) for text in TEXTS[:3]]
+    for rewards, mine in zip(
+        DenseReader(own, TOKENS).token_rewards(tiny.PROMPTS[:3], same), expected.per_token, strict=False
+    ):
+        np.testing.assert_allclose(rewards, mine, atol=1e-6)
+
+
+def test_a_token_reward_that_is_no_number_is_refused():
+    broken = scorer(TqrForm())
+    with torch.no_grad():
+        broken.model.reward_head.bias.fill_(float("nan"))
+    answer = Answer([], encode_response(TOKENS, "the cat"), True, "the cat")
+    with pytest.raises(FloatingPointError, match="the cat"):
+        DenseReader(broken, TOKENS).token_rewards(tiny.PROMPTS[:1], [answer])
 
 
 def test_a_score_that_is_no_number_is_refused():
