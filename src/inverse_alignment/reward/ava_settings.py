@@ -65,8 +65,8 @@ class DemonstrationsObjective(Section):
 class AvaReward(Section):
     """Variational inverse reinforcement learning on a policy's trunk: AVA, arXiv 2411.09341.
 
-    The standard deviation of a reward is how far residuals of Q lie from its mean, and no measure of what the model does
-    not know. The model cannot be refreshed.
+    The standard deviation of a reward is how far residuals of Q lie from its mean, not what the model does not know. It
+    cannot be refreshed.
     """
 
     type: Literal["ava"] = "ava"
