@@ -179,3 +179,16 @@ def merged_weights(model: PreTrainedModel) -> dict[str, Tensor]:
             key = f"{name}.weight"
             weights[key] = weights[key] + module.get_delta_weight(POLICY).to(weights[key].dtype)
     return weights
+
+
+def merge_adapters(model: PreTrainedModel) -> None:
+    """Add the adapters of `adapt_trunk` to the weights below them, in place: a plain model, all of which may learn."""
+    from peft.tuners.lora import LoraLayer
+
+    weights = merged_weights(model)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            above, _, own = name.rpartition(".")
+            setattr(model.get_submodule(above), own, module.get_base_layer())
+    model.load_state_dict(weights)
+    model.requires_grad_(True)

@@ -17,7 +17,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from inverse_alignment.core import checkpoint
 from inverse_alignment.core.errors import UserError
-from inverse_alignment.core.metrics import METRICS_EVERY, Report, Stopped, truncate_metrics
+from inverse_alignment.core.metrics import METRICS_EVERY, Report, Stopped, never, truncate_metrics
 from inverse_alignment.core.parallel import group
 from inverse_alignment.core.seeding import derive_seed
 from inverse_alignment.models.loading import quiet
@@ -152,8 +152,8 @@ class Reporting(TrainerCallback):
         Only where a row of metrics ends: the trainer forgets what it summed since, and a resumed row would differ.
         """
         self._report.progress(state.global_step, state.max_steps, "steps")
-        if state.global_step == state.max_steps:
-            control.should_log = True
+        if state.global_step == state.max_steps or control.should_training_stop:
+            control.should_log = True  # the last step, planned or not
         elif state.global_step % METRICS_EVERY == 0:
             stopping = self._group.agree(self._report.stopping())
             control.should_save = self._group.agree(stopping or time.monotonic() - self._saved >= self._seconds)
@@ -197,12 +197,18 @@ def apart(model: M) -> M:
 
 
 def train(
-    trainer: Trainer, model: torch.nn.Module, partial: Path, report: Report, checkpoint_seconds: float
+    trainer: Trainer,
+    model: torch.nn.Module,
+    partial: Path,
+    report: Report,
+    checkpoint_seconds: float,
+    ended: Callable[[], bool] = never,
 ) -> dict[str, float]:
     """Train, going on from the newest whole checkpoint in `partial`; returns steps and the mean training loss.
 
     Args:
         model: gets the trained weights, in the first process at least; the trainer has it `apart`.
+        ended: whether a callback of the trainer's found that it need not go on to its last step.
 
     Raises:
         Stopped: the report asked for it, and a checkpoint was written.
@@ -215,7 +221,7 @@ def train(
         truncate_metrics(partial / "metrics.jsonl", reached)
     with quiet():  # the bar of each checkpoint's shards would drown the display
         result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    if result.global_step < trainer.state.max_steps:
+    if result.global_step < trainer.state.max_steps and not ended():
         raise Stopped(f"stopped after {result.global_step} of {trainer.state.max_steps} steps")
     if trainer.model is not model:
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # all processes bring theirs

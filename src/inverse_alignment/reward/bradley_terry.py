@@ -25,7 +25,8 @@ from inverse_alignment.maths.pairwise import bradley_terry_loss, contrast_loss
 from inverse_alignment.maths.spread import score_spread
 from inverse_alignment.models.sequence_scores import plain_scores, sequence_scores
 from inverse_alignment.models.trl_training import apart, configure, presented, shared_out, train
-from inverse_alignment.text.render import encode_full
+from inverse_alignment.reward.held_out import HeldOut
+from inverse_alignment.text.render import encode_answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -184,23 +185,29 @@ def pair_rows(
     max_tokens: int,
     linear: Sequence[bool] = (),
 ) -> list[dict[str, Any]]:
-    """Token ids of pairs as the trainer takes them.
+    """Token ids of pairs as the trainer takes them, but for pairs whose answers are the same to the tokenizer.
 
-    A pair's own weight multiplies the given one; without a soft label its label is certain.
+    Two answers may become one by being cut; such a pair teaches nothing, and its label is wrong. A pair's own weight
+    multiplies the given one; without a soft label its label is certain.
 
     Args:
         linear: which pairs have the contrast loss; empty: none.
     """
+    prompts = [pair.prompt for pair in pairs]
+    sides = [encode_answers(tokenizer, prompts, [p.answers[i] for p in pairs], max_tokens) for i in (0, 1)]
     return [
         {
-            "chosen_ids": encode_full(tokenizer, pair.prompt, pair.chosen, max_tokens),
-            "rejected_ids": encode_full(tokenizer, pair.prompt, pair.rejected, max_tokens),
+            "chosen_ids": chosen,
+            "rejected_ids": rejected,
             "margin": pair.margin or 0.0,
             "weight": weight * pair.weight,
             "soft_label": 1.0 if pair.soft_label is None else pair.soft_label,
             "linear": kind,
         }
-        for pair, weight, kind in zip(pairs, weights, linear or [False] * len(pairs), strict=True)
+        for chosen, rejected, pair, weight, kind in zip(
+            *sides, pairs, weights, linear or [False] * len(pairs), strict=True
+        )
+        if chosen != rejected
     ]
 
 
@@ -214,6 +221,7 @@ def fit(
     report: Report,
     checkpoint_seconds: float,
     ahead: LookAhead | None = None,
+    held_out: HeldOut | None = None,
 ) -> dict[str, float]:
     """Fit a reward model to preference pairs, in place.
 
@@ -222,16 +230,16 @@ def fit(
         arguments: from `models.trl_training.arguments`.
         partial: where checkpoints live; training goes on from the newest whole one.
         ahead: where gradients are found, if not where the weights are.
+        held_out: what ends the training early, and says which weights are kept.
 
     Raises:
-        UserError: `ahead` is asked of a model that is sharded over processes.
+        UserError: there is nothing to learn; or `ahead` or `held_out` is asked of a model that is sharded over
+            processes.
     """
-    if ahead is not None and apart(model) is not model:
-        raise UserError(
-            "the rule meta moves weights by itself, and cannot where they are sharded over processes",
-            where="runtime.launcher.config",
-            fix="take one without FSDP or DeepSpeed, or set refresh.rule.type=full",
-        )
+    if not rows:
+        raise UserError("no pair has two different answers", where="data", fix="see `inverse-alignment data inspect`")
+    if apart(model) is not model:
+        _require_whole(ahead, held_out)
     lengths = [max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
     rows, arguments = shared_out(*presented(rows, lengths, arguments), lambda row: {**row, "weight": 0.0})
     trainer = WeightedRewardTrainer(
@@ -243,4 +251,22 @@ def fit(
         processing_class=tokenizer,
         data_collator=PairCollator(tokenizer.pad_token_id),
     )
-    return train(trainer, model, partial, report, checkpoint_seconds)
+    if held_out is None:
+        return train(trainer, model, partial, report, checkpoint_seconds)
+    trainer.add_callback(held_out.watching(model, partial, report))
+    metrics = train(trainer, model, partial, report, checkpoint_seconds, held_out.ended)
+    return {**metrics, **held_out.restore(model)}
+
+
+def _require_whole(ahead: LookAhead | None, held_out: HeldOut | None) -> None:
+    """What looks at weights by itself needs them all in one place."""
+    for asked, what, fix in (
+        (ahead, "the rule meta moves", "refresh.rule.type=full"),
+        (held_out, "an early stop keeps", "reward.stop.type=last"),
+    ):
+        if asked is not None:
+            raise UserError(
+                f"{what} weights by itself, and cannot where they are sharded over processes",
+                where="runtime.launcher.config",
+                fix=f"take one without FSDP or DeepSpeed, or set {fix}",
+            )

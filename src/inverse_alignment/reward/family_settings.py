@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, model_validator
 from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.reward.ava_settings import AvaReward, PreferenceTransformerReward
+from inverse_alignment.reward.settings import LoraRule
 from inverse_alignment.reward.training_settings import CheckpointReward, TrainReward
 
 PLAIN = frozenset(
@@ -61,6 +62,12 @@ class EnsembleReward(Section):
     def _heads_know_the_training(self) -> EnsembleReward:
         if isinstance(self.trunk, SharedTrunk):
             require_plain(self.training, "a shared trunk")
+        if isinstance(self.trunk, LoraTrunks) and isinstance(self.training.weights, LoraRule):
+            raise UserError(
+                "the members have adapters already",
+                where="reward.training.weights.type",
+                fix="leave it at full, or set reward.trunk.type to separate",
+            )
         return self
 
 

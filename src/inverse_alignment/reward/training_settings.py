@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from inverse_alignment.core.configuration import Section
+from inverse_alignment.reward.settings import FullRule, LoraRule
+
+
+class LastStop(Section):
+    """Training ends with its last step."""
+
+    type: Literal["last"] = "last"
+
+
+class HeldOutStop(Section):
+    """Training ends once it no longer helps on pairs of the validation split; the weights best on them are kept."""
+
+    type: Literal["held_out"] = "held_out"
+    every: int = Field(10, ge=1, description="steps from one look at the held-out pairs to the next")
+    patience: int = Field(3, ge=1, description="looks without a better loss after which training ends")
+    pairs: int = Field(256, ge=1, description="held-out pairs that are looked at, the first of the split")
 
 
 class TrainReward(Section):
@@ -22,6 +38,12 @@ class TrainReward(Section):
     use_margins: bool = Field(False, description="subtract the data's preference strength from the score gap")
     start: Literal["sft", "base"] = Field(
         "sft", description="whose trunk the model starts from, if the tokenizers are equal"
+    )
+    weights: Annotated[FullRule | LoraRule, Field(discriminator="type")] = Field(
+        FullRule(), description="which weights learn: all, or adapters and the score head"
+    )
+    stop: Annotated[LastStop | HeldOutStop, Field(discriminator="type")] = Field(
+        LastStop(), description="when training ends"
     )
 
 

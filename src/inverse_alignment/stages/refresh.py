@@ -97,7 +97,13 @@ def build(inputs: Mapping[str, Path], config: RefreshStage, context: StageContex
     return {**_UNTRAINED, **trained, **{name: value for name, value in verdict.items() if value is not None}}
 
 
-_UNTRAINED: dict[str, Any] = {"steps": 0.0, "gradient_steps": 0.0, "replayed": 0, "own_answers": 0}
+_UNTRAINED: dict[str, Any] = {
+    "steps": 0.0,
+    "gradient_steps": 0.0,
+    "replayed": 0,
+    "identical_pairs": 0,
+    "own_answers": 0,
+}
 
 
 def _standing(config: RefreshConfig) -> dict[str, Any]:
@@ -224,16 +230,17 @@ def _train(
     chosen, presented = _presented(near, inputs, settings, context)
     linear = isinstance(settings.rule, PolicyNegativesRule) and settings.rule.loss == "linear"
     ahead = _ahead(tokenizer, near, config, context)
+    rows = pair_rows(
+        tokenizer,
+        presented.pairs,
+        chosen.weights.tolist(),
+        config.context,
+        presented.own.tolist() if linear else (),
+    )
     trained = fit(
         model,
         tokenizer,
-        pair_rows(
-            tokenizer,
-            presented.pairs,
-            chosen.weights.tolist(),
-            config.context,
-            presented.own.tolist() if linear else (),
-        ),
+        rows,
         arguments(
             partial=context.partial,
             device=model.device.type,
@@ -254,6 +261,7 @@ def _train(
         **trained,
         "gradient_steps": passes * trained["steps"],
         "replayed": chosen.replayed,
+        "identical_pairs": len(presented.pairs) - len(rows),
         "own_answers": int(presented.own.sum()),
     }
 

@@ -14,7 +14,8 @@ from inverse_alignment.core.records import Comparison
 from inverse_alignment.models.specs import ModelSpec
 from inverse_alignment.reward.ava_settings import AvaReward, PreferenceTransformerReward
 from inverse_alignment.reward.family_settings import EnsembleReward
-from inverse_alignment.reward.training_settings import CheckpointReward, TrainReward
+from inverse_alignment.reward.settings import LoraRule
+from inverse_alignment.reward.training_settings import CheckpointReward, HeldOutStop, TrainReward
 
 RewardConfig = Annotated[
     TrainReward | EnsembleReward | AvaReward | PreferenceTransformerReward | CheckpointReward,
@@ -74,10 +75,10 @@ def _make(inputs: Mapping[str, Path], config: RewardStage, sample: Any, context:
 
     if isinstance(config.reward, CheckpointReward):
         return Made.of_classifier(new(context.seed), tokenizer, limit, rows, {})
-    pairs = read_split(inputs["preferences"], config.split)
+    pairs, held_out = (read_split(inputs["preferences"], split) for split in (config.split, "validation"))
     if isinstance(config.reward, TrainReward):
         model = new(context.seed)
-        metrics = _train(model, tokenizer, pairs, config.reward, limit, context)
+        metrics = _train(model, tokenizer, pairs, held_out, config.reward, limit, context)
         return Made.of_classifier(model, tokenizer, limit, rows, metrics)
     if isinstance(config.reward, (AvaReward, PreferenceTransformerReward)):
         from inverse_alignment.stages.tqr_reward import tqr
@@ -87,7 +88,7 @@ def _make(inputs: Mapping[str, Path], config: RewardStage, sample: Any, context:
     training = config.reward.training
 
     def fit(model: Any, shown: Sequence[Comparison], within: StageContext) -> dict[str, Any]:
-        return _train(model, tokenizer, shown, training, limit, within)
+        return _train(model, tokenizer, shown, held_out, training, limit, within)
 
     recipe = Recipe(tokenizer, pairs, sample, limit, rows, context, new, fit)
     return ensemble(config.reward, recipe)
@@ -125,15 +126,38 @@ def _start(
 
 
 def _train(
-    model: Any, tokenizer: Any, pairs: Sequence[Comparison], config: TrainReward, max_tokens: int, context: StageContext
+    model: Any,
+    tokenizer: Any,
+    pairs: Sequence[Comparison],
+    held_out: Sequence[Comparison],
+    config: TrainReward,
+    max_tokens: int,
+    context: StageContext,
 ) -> dict[str, Any]:
+    """Train a classifier with one label, in place.
+
+    Args:
+        held_out: pairs that may say when to stop.
+    """
+    from inverse_alignment.models.adapters import adapt_trunk, merge_adapters
     from inverse_alignment.models.trl_training import arguments
     from inverse_alignment.reward.bradley_terry import PairLoss, fit, pair_rows
+    from inverse_alignment.reward.held_out import HeldOut
 
+    def rows(of: Sequence[Comparison]) -> list[dict[str, Any]]:
+        return pair_rows(tokenizer, of, [1.0] * len(of), max_tokens)
+
+    stop, shown = config.stop, rows(pairs)
+    watch = None
+    if isinstance(stop, HeldOutStop):
+        watch = HeldOut(rows(held_out[: stop.pairs]), tokenizer.pad_token_id, stop.every, stop.patience)
+    if isinstance(config.weights, LoraRule):
+        rule = config.weights
+        adapt_trunk(model, rule.rank, rule.alpha, rule.targets, context.seed, "reward.weights.targets")
     trained = fit(
         model,
         tokenizer,
-        pair_rows(tokenizer, pairs, [1.0] * len(pairs), max_tokens),
+        shown,
         arguments(
             partial=context.partial,
             device=model.device.type,
@@ -147,5 +171,8 @@ def _train(
         context.partial,
         context.report,
         context.runtime.checkpoint_seconds,
+        held_out=watch,
     )
-    return {**trained, "pairs": len(pairs)}
+    if isinstance(config.weights, LoraRule):
+        merge_adapters(model)
+    return {**trained, "pairs": len(pairs), "identical_pairs": len(pairs) - len(shown)}
