@@ -188,6 +188,7 @@ def inverse_alignment(config: PipelineConfig, arm: str, seed: int, start: Start)
             reward_before=before,
             rollouts=rollouts,
             ppo=optimised,
+            start=start.evaluation,
         )
         rounds.append(
             Round(rollouts=rollouts, selection=selection, refresh=refreshed, ppo=optimised, evaluation=evaluation)

@@ -250,9 +250,18 @@ def evaluate(
     reward_before: Artifact | None = None,
     rollouts: Artifact | None = None,
     ppo: Artifact | None = None,
+    start: Artifact | None = None,
 ) -> Artifact:
-    """What a policy is worth, and whether the reward model still sees it."""
-    optional = {"audit": audit, "reward_before": reward_before, "rollouts": rollouts, "ppo": ppo}
+    """What a policy is worth, and whether the reward model still sees it.
+
+    Args:
+        start: the evaluation of the SFT policy, whose answers this policy's are held against.
+    """
+    cache, files = _cache(config), {"over_refusal": config.evaluation.over_refusal, "probe": config.evaluation.probe}
+    optional = {
+        **{"audit": audit, "reward_before": reward_before, "rollouts": rollouts, "ppo": ppo, "start": start},
+        **{name: external.data_file(path, f"evaluation.{name}", cache) for name, path in files.items() if path},
+    }
     inputs = {
         "policy": policy,
         "reference": reference,

@@ -32,7 +32,13 @@ FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 SUFFIXES = {"dvc", "html", "json", "jsonl", "lock", "md", "py", "toml", "txt", "yaml", "safetensors", "gz", "parquet"}
-OPTIONAL = {"notes", "stopped_early", "look_disagreement"}  # where a checkpoint lacks something, a bound is set, ...
+OPTIONAL = {
+    "notes",  # only where a checkpoint lacks something
+    "stopped_early",  # only where a bound is set
+    "look_disagreement",  # only where a reward model says how sure it is
+    "reward_disagreement",
+    "length_correlation",  # only where answers differ in length
+}
 OPTIONAL |= {"corr_return_length", "corr_return_log_prob"}  # of some families of reward models: see test_tqr_reward.py
 OPTIONAL |= {"held_out_loss", "held_out_accuracy", "best_step"}  # of an early stop: see test_held_out.py
 CHILD = {"datasets", "policies", "annotators"}

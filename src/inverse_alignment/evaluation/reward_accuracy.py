@@ -61,15 +61,20 @@ class AnswerPairs(NamedTuple):
 
 def answer_pairs(rollouts: Sequence[Rollout]) -> AnswerPairs:
     """All pairs of different answers to one prompt; equal texts are one answer, if rounded to two scores."""
+    return pairs_of([rollout.prompt.key for rollout in rollouts], [rollout.response for rollout in rollouts])
+
+
+def pairs_of(keys: Sequence[str], texts: Sequence[str]) -> AnswerPairs:
+    """The same of answers by their prompts' keys and their texts, (m,) each."""
     of_prompt: dict[str, list[int]] = {}
-    for row, rollout in enumerate(rollouts):
-        of_prompt.setdefault(rollout.prompt.key, []).append(row)
+    for row, key in enumerate(keys):
+        of_prompt.setdefault(key, []).append(row)
     found = [
         (i, j)
         for rows in of_prompt.values()
         for place, i in enumerate(rows)
         for j in rows[place + 1 :]
-        if rollouts[i].response != rollouts[j].response
+        if texts[i] != texts[j]
     ]
     left, right = np.array(found, dtype=np.int64).reshape(-1, 2).T
     return AnswerPairs(left, right)
@@ -90,11 +95,20 @@ class OnPolicyPairs(NamedTuple):
 
 def on_policy_pairs(rollouts: Sequence[Rollout], gold: np.ndarray) -> OnPolicyPairs:
     """All pairs of different answers to one prompt whose gold rewards (m,) differ."""
-    pairs = answer_pairs(rollouts)
+    return told_apart(answer_pairs(rollouts), gold)
+
+
+def accuracy_on(keys: Sequence[str], texts: Sequence[str], gold: np.ndarray, scores: np.ndarray) -> float | None:
+    """Share of the pairs of different answers to one prompt, told apart by gold (m,), that scores (m,) rank alike."""
+    return told_apart(pairs_of(keys, texts), gold).accuracy(scores)
+
+
+def told_apart(pairs: AnswerPairs, gold: np.ndarray) -> OnPolicyPairs:
+    """Those of the pairs whose gold rewards (m,) differ."""
     gap = gold[pairs.left] - gold[pairs.right]
-    told_apart = abs(gap) > 1e-9
+    apart = abs(gap) > 1e-9
     better, worse = np.where(gap > 0, pairs.left, pairs.right), np.where(gap > 0, pairs.right, pairs.left)
-    return OnPolicyPairs(better[told_apart], worse[told_apart])
+    return OnPolicyPairs(better[apart], worse[apart])
 
 
 def gold_rewards(gold: Gold, rollouts: Sequence[Rollout]) -> np.ndarray:

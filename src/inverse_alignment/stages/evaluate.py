@@ -11,9 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from inverse_alignment.core.configuration import Section
+from inverse_alignment.core.configuration import NOT_IDENTITY, Section
 from inverse_alignment.core.context import StageContext
 from inverse_alignment.generation.settings import GenerationConfig, HfGeneration
+
+ANSWERS = "answers.jsonl"
 
 
 class TextWorldGold(Section):
@@ -39,6 +41,17 @@ class EvaluationConfig(Section):
     temperature: float = Field(1.0, gt=0, description="sampling temperature")
     max_new_tokens: int = Field(64, ge=1, description="longest answer in policy tokens")
     generation: GenerationConfig = Field(HfGeneration(), description="who samples: this process, or a vLLM server")
+    over_refusal: str | None = Field(
+        None,
+        description="a file of harmless prompts in the form of XSTest, whose refusals are counted; null: none",
+        json_schema_extra=NOT_IDENTITY,
+    )
+    probe: str | None = Field(
+        None,
+        description="a file of questions with answers, or of texts, that policies are to predict; null: none",
+        json_schema_extra=NOT_IDENTITY,
+    )
+    probe_rows: int = Field(256, ge=1, description="most rows of the probe")
     shown_prompts: int = Field(4, ge=0, description="prompts whose answers the report shows")
 
 
@@ -51,7 +64,8 @@ class EvaluateStage(Section):
 
 
 def build(inputs: Mapping[str, Path], config: EvaluateStage, context: StageContext) -> dict[str, Any]:
-    """Write `evaluation.json`, `samples.jsonl` (shown prompts) and `curve.jsonl` (scores over the PPO steps)."""
+    """Write `evaluation.json`, `answers.jsonl` with scores, `samples.jsonl` (shown prompts), and of the PPO steps
+    `curve.jsonl` and `looks.jsonl`."""
     import json
 
     from inverse_alignment.data.aggregate import read_split
@@ -69,18 +83,129 @@ def build(inputs: Mapping[str, Path], config: EvaluateStage, context: StageConte
         if name in inputs
     }
     reward, audit = models["reward"], models.get("audit")
-    scores = _scores(reward, fresh)
+    estimate = reward.estimate([r.prompt for r in fresh], [r.response for r in fresh])
+    scores = estimate.mean
+    answers = _scored(fresh, scores, audit, gold)
     measured = {**_of_policy(fresh, scores, gold, context.seed), **_offline(test, reward.scorer)}
-    measured |= _of_audit(fresh, scores, test, audit, context.seed)
+    measured |= _of_audit(fresh, answers, test, audit, context.seed)
+    measured["reward_disagreement"] = None if estimate.std is None else float(estimate.std.mean())
+    measured |= _mismatch(answers, _start_answers(inputs, answers), context.seed)
+    measured |= _off_objective(inputs, config, context)
     if "rollouts" in inputs:
         measured |= _of_refresh(inputs["rollouts"], reward, models.get("reward_before"), gold)
     else:
         measured |= {"on_policy_accuracy_before": None, "on_policy_accuracy_after": None}
     (context.out / "evaluation.json").write_text(json.dumps(measured, indent=1, sort_keys=True))
+    write_rows(context.out / ANSWERS, answers.rows())
     _write_shown(context.out / "samples.jsonl", fresh, reward, audit, gold, config.evaluation.shown_prompts)
     if "ppo" in inputs:
         _write_curve(inputs["ppo"] / "samples.jsonl", context.out / "curve.jsonl", audit, gold)
+        _write_looks(inputs["ppo"] / "looks.jsonl", context.out / "looks.jsonl", gold)
     return {name: value for name, value in measured.items() if isinstance(value, (int, float)) and value is not None}
+
+
+def write_rows(path: Path, rows: Any) -> None:
+    """JSON objects, one a line."""
+    import json
+
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(f"{json.dumps(row, sort_keys=True)}\n" for row in rows)
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    import json
+
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def _scored(rollouts: Any, scores: Any, audit: Any, gold: Any) -> Any:
+    import numpy as np
+
+    from inverse_alignment.evaluation.mismatch import ScoredAnswers
+    from inverse_alignment.evaluation.reward_accuracy import gold_rewards
+
+    return ScoredAnswers(
+        [r.prompt.key for r in rollouts],
+        [r.response for r in rollouts],
+        np.array([r.tokens for r in rollouts], dtype=float),
+        scores,
+        _scores(audit, rollouts) if audit else None,
+        gold_rewards(gold, rollouts) if gold else None,
+    )
+
+
+def _start_answers(inputs: Mapping[str, Path], mine: Any) -> Any:
+    """The SFT policy's answers to the same prompts, as its own evaluation scored them; else these are its own."""
+    from inverse_alignment.evaluation.mismatch import ScoredAnswers
+
+    return ScoredAnswers.of_rows(_read_rows(inputs["start"] / ANSWERS)) if "start" in inputs else mine
+
+
+def _mismatch(answers: Any, start: Any, seed: int) -> dict[str, Any]:
+    """Where the proxy and what it is held against part; null without gold and audit model."""
+    from inverse_alignment.evaluation import mismatch
+
+    wins, like = None, None
+    if answers.truth is not None:
+        wins = mismatch.win_shares(answers.truth, answers.keys, start.truth, start.keys)
+        like = mismatch.like_length_win_shares(answers, start)
+    return {
+        **mismatch.surface(answers),
+        "best_of_n": mismatch.best_of_n_probe(answers),
+        "proxy_truth_mmd": None if answers.truth is None else mismatch.proxy_truth_mmd(answers, start),
+        **_share("win_rate", wins, seed),
+        **_share("like_length_win_rate", like, seed),
+        "like_length_groups": 0 if like is None else len(like),
+    }
+
+
+def _share(name: str, shares: Any, seed: int) -> dict[str, Any]:
+    """Mean over prompts with its interval; null without prompts."""
+    import torch
+
+    from inverse_alignment.core.seeding import derive_seed
+    from inverse_alignment.maths.bootstrap import mean_interval
+
+    if shares is None or not len(shares):
+        return {name: None, f"{name}_ci95": None}
+    interval = mean_interval(torch.from_numpy(shares), derive_seed(f"{name} interval", seed))
+    return {name: interval.mean, f"{name}_ci95": [interval.low, interval.high]}
+
+
+def _off_objective(inputs: Mapping[str, Path], config: EvaluateStage, context: StageContext) -> dict[str, Any]:
+    """Refusals of harmless prompts, and nats per token of given answers; null without a file."""
+    from inverse_alignment.evaluation.off_objective import harmless_prompts, probe_texts
+    from inverse_alignment.text.phrases import refuses
+
+    measured: dict[str, Any] = dict.fromkeys(
+        ("over_refusal_share", "over_refusal_prompts", "probe_nll", "probe_nll_sft")
+    )
+    if "over_refusal" in inputs:
+        harmless = harmless_prompts(inputs["over_refusal"])
+        once = config.model_copy(
+            update={"evaluation": config.evaluation.model_copy(update={"prompts": 0, "samples": 1})}
+        )
+        answers = _fresh_rollouts(harmless, inputs, once, context)
+        refused = [refuses(rollout.response) for rollout in answers]
+        measured |= {"over_refusal_share": sum(refused) / len(refused), "over_refusal_prompts": len(refused)}
+    if "probe" in inputs:
+        asked = probe_texts(inputs["probe"], config.evaluation.probe_rows)
+        for name, policy in (("probe_nll", "policy"), ("probe_nll_sft", "reference")):
+            measured[name] = _nats_per_token(inputs[policy], asked, config.context, context)
+    return measured
+
+
+def _nats_per_token(policy: Path, asked: Any, most: int, context: StageContext) -> float:
+    """Cross entropy of given answers under a policy; all tokens weigh alike."""
+    from inverse_alignment.models.answer_log_probs import answer_log_probs
+    from inverse_alignment.models.loading import load_policy, pick_device, place
+    from inverse_alignment.text.tokenizers import load_tokenizer
+
+    model = place(load_policy(policy), pick_device(context.runtime.device)).eval()
+    prompts, answers = asked
+    tokenizer, tokens = load_tokenizer(policy).tokenizer, context.runtime.training_tokens
+    found = answer_log_probs(model, tokenizer, prompts, answers, most, tokens)
+    return float(-found.sums.sum() / found.counts.sum())
 
 
 def _gold(config: EvaluationConfig) -> Any:
@@ -153,7 +278,7 @@ def _mean_over_prompts(name: str, values: Any, keys: list[str], seed: int, noise
     return {name: interval.mean, f"{name}_ci95": [interval.low, interval.high]}
 
 
-def _of_audit(rollouts: Any, scores: Any, test: Any, audit: Any, seed: int) -> dict[str, Any]:
+def _of_audit(rollouts: Any, answers: Any, test: Any, audit: Any, seed: int) -> dict[str, Any]:
     """What a reward model that nothing was optimised against says of the same answers; null without one."""
     from inverse_alignment.evaluation.audit import agreement, correlation
     from inverse_alignment.evaluation.reward_accuracy import answer_pairs, score_pairs
@@ -161,9 +286,9 @@ def _of_audit(rollouts: Any, scores: Any, test: Any, audit: Any, seed: int) -> d
     if audit is None:
         names = ("score", "score_ci95", "accuracy", "agreement", "agreement_pairs", "correlation")
         return {f"audit_{name}": None for name in names}
-    second, pairs = _scores(audit, rollouts), answer_pairs(rollouts)
+    scores, second, pairs = answers.rm_score, answers.audit_score, answer_pairs(rollouts)
     return {
-        **_mean_over_prompts("audit_score", second, [r.prompt.key for r in rollouts], seed, "audit interval"),
+        **_mean_over_prompts("audit_score", second, answers.keys, seed, "audit interval"),
         "audit_accuracy": float(score_pairs(audit.scorer, test).correct().mean()),
         "audit_agreement": agreement(pairs, scores, second),
         "audit_agreement_pairs": len(pairs.left),
@@ -253,3 +378,30 @@ def _write_curve(samples: Path, path: Path, audit: Any, gold: Any) -> None:
                 for name, of_row in values.items()
             }
             file.write(json.dumps({"step": step, **point}, sort_keys=True) + "\n")
+
+
+def _write_looks(looks: Path, path: Path, gold: Any) -> None:
+    """The answers of PPO's looks by step: mean scores, and with gold the reward model's accuracy on their pairs."""
+    import numpy as np
+
+    from inverse_alignment.core.records import Prompt
+    from inverse_alignment.evaluation.reward_accuracy import accuracy_on
+
+    of_step: dict[int, list[dict[str, Any]]] = {}
+    for row in _read_rows(looks):
+        of_step.setdefault(row["step"], []).append(row)
+
+    def mean(rows: list[dict[str, Any]], name: str) -> float | None:
+        return None if rows[0][name] is None else float(np.mean([row[name] for row in rows]))
+
+    def point(step: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        found = {"step": step, "rm_score": mean(rows, "rm_score"), "audit_score": mean(rows, "audit_score")}
+        if gold is None:
+            return {**found, "gold": None, "on_policy_accuracy": None}
+        prompts = [Prompt.model_validate(row["prompt"]) for row in rows]
+        truth = np.array([gold(prompt, row["response"]) for prompt, row in zip(prompts, rows, strict=True)])
+        scores = np.array([row["rm_score"] for row in rows])
+        keys, texts = [prompt.key for prompt in prompts], [row["response"] for row in rows]
+        return {**found, "gold": float(truth.mean()), "on_policy_accuracy": accuracy_on(keys, texts, truth, scores)}
+
+    write_rows(path, [point(step, rows) for step, rows in sorted(of_step.items())])
