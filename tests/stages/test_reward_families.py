@@ -13,7 +13,14 @@ from inverse_alignment.core.metrics import FileReport, read_metrics
 from inverse_alignment.core.records import Rollout, read_jsonl
 from inverse_alignment.models.caution_settings import LowerBound
 from inverse_alignment.models.reward_scores import load_calibrated
-from inverse_alignment.reward.family_settings import EnsembleReward, LoraTrunks, SeparateTrunks, SharedTrunk
+from inverse_alignment.reward.family_settings import (
+    EnsembleReward,
+    LaplaceReward,
+    LastLayer,
+    LoraTrunks,
+    SeparateTrunks,
+    SharedTrunk,
+)
 from inverse_alignment.reward.training_settings import TrainReward
 from inverse_alignment.stages.reward_model import RewardStage
 from tests.stages import chain
@@ -62,6 +69,16 @@ def test_an_ensemble_says_how_far_its_members_are_apart(branch, kind):
     files = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
     weights = 4 * branch.metrics[kind]["parameters"]
     assert weights <= files < 1.1 * weights + 8192  # nothing is stored twice
+
+
+@pytest.mark.parametrize("weights", [LastLayer(), LoraTrunks(rank=1, targets=("q_proj",))])
+def test_a_posterior_says_how_sure_the_model_is(branch, weights):
+    pytest.importorskip("laplace", reason="laplace-torch is not installed")
+    folder = make(branch, "laplace", LaplaceReward(weights=weights, prior=4.0, training=TRAINING))
+    found = estimate(folder, branch.made["reference_rollouts"])
+    assert abs(found.mean.mean()) < 1e-6 and found.mean.std() == pytest.approx(1.0, abs=1e-5)
+    assert found.std.min() > 0 and found.members is None
+    assert branch.metrics["laplace"]["prior"] == pytest.approx(4.0)
 
 
 class Killed(BaseException):

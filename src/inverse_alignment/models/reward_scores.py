@@ -216,11 +216,15 @@ def load_scorer(folder: Path, device: torch.device, max_tokens: int, rows: int) 
             from inverse_alignment.models.ensembles import load_ensemble
 
             return load_ensemble(folder, device, max_tokens, rows)
+        case "laplace":
+            from inverse_alignment.models.laplace_scores import load_laplace
+
+            return load_laplace(folder, device, max_tokens, rows)
         case _:
             raise UserError(
                 f"a reward model of an unknown family '{kind}'",
                 where=str(folder / FAMILY),
-                fix=nearest(str(kind), ["ava", "ensemble"]),
+                fix=nearest(str(kind), ["ava", "ensemble", "laplace"]),
             )
 
 

@@ -71,16 +71,38 @@ class EnsembleReward(Section):
         return self
 
 
+class LastLayer(Section):
+    """The weights that make the score of what the last layer reads; the trunk counts as known."""
+
+    type: Literal["last_layer"] = "last_layer"
+
+
+class LaplaceReward(Section):
+    """One model, and a Gaussian posterior over some of its weights, by which it says how sure it is: arXiv 2402.13210.
+
+    Needs laplace-torch. Every score takes a product with the posterior's covariance, and with lora a backward pass.
+    """
+
+    type: Literal["laplace"] = "laplace"
+    weights: Annotated[LastLayer | LoraTrunks, Field(discriminator="type")] = Field(
+        LastLayer(), description="whose posterior it is: the last layer's, or that of adapters and score head"
+    )
+    prior: float | None = Field(
+        1.0, gt=0, description="precision of the Gaussian prior on each weight; null: the one of most evidence"
+    )
+    training: TrainReward = Field(TrainReward(), description="how the model is trained: see type train")
+
+
 def training_of(reward: BaseModel) -> TrainReward | AvaReward | PreferenceTransformerReward | None:
     """How a way to make a reward model trains; None where it does not."""
     if isinstance(reward, (TrainReward, AvaReward, PreferenceTransformerReward)):
         return reward
-    return reward.training if isinstance(reward, EnsembleReward) else None
+    return reward.training if isinstance(reward, (EnsembleReward, LaplaceReward)) else None
 
 
 def says_how_sure(reward: BaseModel) -> bool:
     """Whether the models that are made this way give a standard deviation."""
-    return isinstance(reward, (EnsembleReward, AvaReward))
+    return isinstance(reward, (EnsembleReward, LaplaceReward, AvaReward))
 
 
 def rewards_tokens(reward: BaseModel) -> bool:

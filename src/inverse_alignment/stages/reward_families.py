@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from inverse_alignment.core.context import StageContext
 from inverse_alignment.core.records import Comparison, Rollout
@@ -23,11 +24,14 @@ from inverse_alignment.models.ensembles import (
     save_member,
     separate_members,
 )
+from inverse_alignment.models.laplace_scores import LaplaceScorer, last_layer_slopes, learned_slopes, save_laplace
 from inverse_alignment.models.loading import draw_head, load_reward_model, pick_device, place, save_model
 from inverse_alignment.models.reward_scores import RewardScorer, Scorer
+from inverse_alignment.models.score_features import score_layer
 from inverse_alignment.models.trl_training import arguments
 from inverse_alignment.reward.bradley_terry import PairLoss, pair_rows
-from inverse_alignment.reward.family_settings import EnsembleReward, LoraTrunks, SharedTrunk
+from inverse_alignment.reward.family_settings import EnsembleReward, LaplaceReward, LoraTrunks, SharedTrunk
+from inverse_alignment.reward.laplace import fit_posterior, require_laplace
 from inverse_alignment.reward.members import Member, Trained, drawn, train_members
 from inverse_alignment.reward.outputs import BatchLoss, fit_outputs, heads_loss
 from inverse_alignment.reward.training_settings import TrainReward
@@ -161,6 +165,35 @@ def _shared(config: EnsembleReward, recipe: Recipe) -> Made:
         model.num_parameters(),
         trained,
     )
+
+
+def laplace(config: LaplaceReward, recipe: Recipe) -> Made:
+    """One model with a posterior over some of its weights."""
+    require_laplace()  # before anything is trained
+    context, trunk = recipe.context, config.weights
+    model = recipe.new(context.seed)
+    if isinstance(trunk, LoraTrunks):
+        adapt_trunk(model, trunk.rank, trunk.alpha, trunk.targets, context.seed, "reward.weights.targets")
+    metrics = recipe.fit(model, recipe.pairs, context)
+    plain = RewardScorer(model, recipe.tokenizer, recipe.limit, recipe.rows)
+    if isinstance(trunk, LoraTrunks):
+        read, learned = learned_slopes(plain), list(learned_weights(model).values())
+    else:
+        read, learned = last_layer_slopes(plain), [score_layer(model).weight.detach()]
+    weights = torch.cat([weight.reshape(-1) for weight in learned]).double().cpu().numpy()
+    posterior = fit_posterior(read, recipe.pairs, weights, config.prior)
+    sample = read([r.prompt for r in recipe.sample], [r.response for r in recipe.sample])
+    scorer = LaplaceScorer(read, posterior.precision, sample.jacobian.mean(0))
+
+    def save(out: Path) -> None:
+        below, adapted = model, None
+        if isinstance(trunk, LoraTrunks):
+            below, adapted = recipe.new(context.seed), context.partial / "adapted"
+            save_member(learned_weights(model), adapted)
+        kind = trunk.model_dump(mode="json")
+        save_laplace(scorer, below, recipe.tokenizer, kind, posterior.prior, adapted, out)
+
+    return Made(scorer, save, model.num_parameters(), {**metrics, "prior": posterior.prior})
 
 
 def _members(config: EnsembleReward, recipe: Recipe, train: Any, save: Any) -> Trained:

@@ -13,12 +13,12 @@ from inverse_alignment.core.context import StageContext
 from inverse_alignment.core.records import Comparison
 from inverse_alignment.models.specs import ModelSpec
 from inverse_alignment.reward.ava_settings import AvaReward, PreferenceTransformerReward
-from inverse_alignment.reward.family_settings import EnsembleReward
+from inverse_alignment.reward.family_settings import EnsembleReward, LaplaceReward
 from inverse_alignment.reward.settings import LoraRule
 from inverse_alignment.reward.training_settings import CheckpointReward, HeldOutStop, TrainReward
 
 RewardConfig = Annotated[
-    TrainReward | EnsembleReward | AvaReward | PreferenceTransformerReward | CheckpointReward,
+    TrainReward | EnsembleReward | LaplaceReward | AvaReward | PreferenceTransformerReward | CheckpointReward,
     Field(discriminator="type"),
 ]
 
@@ -64,7 +64,7 @@ def build(inputs: Mapping[str, Path], config: RewardStage, context: StageContext
 def _make(inputs: Mapping[str, Path], config: RewardStage, sample: Any, context: StageContext) -> Any:
     """The reward model as its family makes it: a `stages.reward_families.Made`."""
     from inverse_alignment.data.aggregate import read_split
-    from inverse_alignment.stages.reward_families import Made, Recipe, ensemble
+    from inverse_alignment.stages.reward_families import Made, Recipe, ensemble, laplace
     from inverse_alignment.text.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(inputs["tokenizers"] / "reward").tokenizer
@@ -91,7 +91,11 @@ def _make(inputs: Mapping[str, Path], config: RewardStage, sample: Any, context:
         return _train(model, tokenizer, shown, held_out, training, limit, within)
 
     recipe = Recipe(tokenizer, pairs, sample, limit, rows, context, new, fit)
-    return ensemble(config.reward, recipe)
+    match config.reward:
+        case EnsembleReward():
+            return ensemble(config.reward, recipe)
+        case LaplaceReward():
+            return laplace(config.reward, recipe)
 
 
 def _start(
