@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from inverse_alignment.core.artifact import METRICS, RECORD
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.report.comparison import (
+    Alarms,
     Comparison,
     CurvePoint,
     Evaluation,
@@ -83,6 +84,7 @@ def _round(inputs: Mapping[str, Path], name: str, number: int) -> Round:
         samples=_samples(evaluated),
         curve=tuple(_many(evaluated / "curve.jsonl", CurvePoint)),
         training=tuple(_many(trained / METRICS, TrainingPoint)),
+        alarms=_one(trained / "alarms.json", Alarms).alarms,
         selection=_one(_folder(inputs, f"select.{name}") / "audit.json", SelectionAudit) if refreshed else None,
         gate=_one(_folder(inputs, f"refresh.{name}") / "gate.json", Gate) if refreshed else None,
     )

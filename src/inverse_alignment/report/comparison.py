@@ -61,6 +61,14 @@ class Evaluation(Reading):
     on_policy_accuracy_before: float | None = None
     on_policy_accuracy_after: float | None = None
     reward_variance: float | None = Field(None, description="mean over prompts of the variance of the RM score")
+    win_rate: float | None = Field(None, description="against the SFT policy's answers, by gold, else by the audit")
+    like_length_win_rate: float | None = Field(None, description="the same over answers of like length")
+    proxy_truth_mmd: float | None = None
+    length_correlation: float | None = None
+    refusal_share: float | None = None
+    over_refusal_share: float | None = Field(None, description="of harmless prompts that the user names")
+    probe_nll: float | None = Field(None, description="nats per token of given answers")
+    probe_nll_sft: float | None = Field(None, description="the same under the SFT policy")
 
 
 class Sample(Reading):
@@ -91,6 +99,20 @@ class TrainingPoint(Reading):
     entropy: float | None = None
     tokens: float | None = None
     ended_share: float | None = None
+
+
+class Alarm(Reading):
+    """A finding of PPO about itself."""
+
+    name: str
+    step: int
+    text: str
+
+
+class Alarms(Reading):
+    """All findings of a round."""
+
+    alarms: tuple[Alarm, ...]
 
 
 class SelectionAudit(Reading):
@@ -150,6 +172,7 @@ class Round(Part):
     samples: tuple[Sample, ...]
     curve: tuple[CurvePoint, ...]
     training: tuple[TrainingPoint, ...]
+    alarms: tuple[Alarm, ...]
     selection: SelectionAudit | None
     gate: Gate | None
 

@@ -10,7 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from inverse_alignment.report import analysis, figures
+from inverse_alignment.report import analysis, figures, mismatch
 from inverse_alignment.report.analysis import finals, mean_of, number, percent, with_sd
 from inverse_alignment.report.comparison import Comparison, Evaluation, Gate, Node, Sample
 from inverse_alignment.report.headline import headline
@@ -48,6 +48,12 @@ def render(comparison: Comparison) -> str:
         start=_start_tile(comparison),
         rewards_lead=_rewards_lead(comparison),
         overoptimised=_overoptimised(comparison),
+        four_answers=mismatch.four_answers(comparison),
+        curves=mismatch.curves(comparison),
+        alarms=mismatch.alarms(comparison),
+        cost_columns=mismatch.cost_columns(comparison),
+        costs=mismatch.costs(comparison),
+        trust=mismatch.trust(comparison),
         figures=_figures(comparison),
         answers=_answers(comparison),
         lanes=[_lineage(comparison, seed) for seed in comparison.seeds],

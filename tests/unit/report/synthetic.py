@@ -99,7 +99,8 @@ class _Writer:
             }
             for step in steps
         ]
-        self.artifact(f"ppo.{name}", "ppo", {"metrics.jsonl": training})
+        alarms = [{"name": "length", "step": steps[-1], "text": "Answers grew by half."}] if arm == "none" else []
+        self.artifact(f"ppo.{name}", "ppo", {"metrics.jsonl": training, "alarms.json": {"alarms": alarms}})
         end = number * STEPS
         accuracy = 0.74 - 0.04 * number + (0.03 * number if arm == "similarity" else 0.015 * number if refreshes else 0)
         evaluation = self.evaluation(
@@ -164,6 +165,14 @@ class _Writer:
             "on_policy_accuracy_before": None,
             "on_policy_accuracy_after": None,
             "reward_variance": 0.5 + 0.02 * kl + draw.gauss(0, 0.03),
+            "win_rate": 0.5 + 0.03 * kl if gold or self.audit else None,
+            "like_length_win_rate": 0.5 + 0.02 * kl if gold or self.audit else None,
+            "proxy_truth_mmd": 0.01 * kl if gold or self.audit else None,
+            "length_correlation": 0.2 + 0.01 * kl,
+            "refusal_share": 0.0,
+            "over_refusal_share": 0.01 * kl if gold else None,
+            "probe_nll": 3.2 + 0.01 * kl if gold else None,
+            "probe_nll_sft": 3.2 if gold else None,
         }
 
     def samples(self, draw: random.Random, arm: str, number: int) -> list[dict[str, Any]]:

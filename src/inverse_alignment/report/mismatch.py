@@ -1,0 +1,285 @@
+"""What a comparison says of the mismatch of objectives: Gao's curve of each arm, and which metric to trust."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from inverse_alignment.maths.bootstrap import Interval
+from inverse_alignment.maths.overoptimisation import Fit, fit_curve, obstacle, policy_peak, policy_terms
+from inverse_alignment.maths.ranks import rank_correlation, rank_correlation_interval
+from inverse_alignment.report import analysis
+from inverse_alignment.report.analysis import mean_of, number, percent
+from inverse_alignment.report.comparison import Comparison, Evaluation, Round
+
+LEAST_RUNS, LEAST_CHECKPOINTS = 5, 5
+FIT_SEED = 0
+
+
+@dataclass(frozen=True)
+class ArmCurve:
+    """The curve of one arm.
+
+    Attributes:
+        fit: None where no curve can be told.
+        why: why there is none.
+        now: √KL of the arm's last policies, mean over seeds.
+        by_run: whether the intervals come from runs as units; else they say how the points of few runs scatter.
+    """
+
+    arm: str
+    fit: Fit | None
+    why: str
+    now: float
+    by_run: bool
+
+    def sentence(self) -> str:
+        """What the curve says, in words no stronger than its interval."""
+        if self.fit is None:
+            return f"“{self.arm}”: no curve: {self.why}."
+        a, b, peak = self.fit.a, self.fit.b, self.fit.peak
+        shape = f"“{self.arm}”: R(d) = d (a - b log d) with a {_interval(a)} and b {_interval(b)}"
+        if b.low <= 0:
+            return f"{shape}: no peak can be told from these points."
+        where = f"{shape}, highest at √KL {_interval(peak, 1)}; the last policies are at {number(self.now, 1)}"
+        if self.now > peak.high:
+            return f"{where}, past it."
+        return f"{where}, {'before it' if self.now < peak.low else 'as near as can be told'}."
+
+
+def _interval(value: Interval, digits: int = 2) -> str:
+    high = "∞" if value.high == float("inf") else number(value.high, digits)
+    mean = "∞" if value.mean == float("inf") else number(value.mean, digits)
+    return f"{mean} ({number(value.low, digits)} to {high})"
+
+
+def curves(comparison: Comparison) -> list[ArmCurve]:
+    """Gao's law for PPO, fitted to the yardstick of each arm along its way; none without gold and audit model.
+
+    Runs are the units of the intervals where an arm has five or more.
+    """
+    held_against = analysis.yardstick(comparison)
+    return [_curve(comparison, arm, held_against) for arm in comparison.arms] if held_against else []
+
+
+def _curve(comparison: Comparison, arm: str, held_against: analysis.Yardstick) -> ArmCurve:
+    paths = analysis.paths_of(comparison, arm)
+    points = [
+        (run, max(point.kl, 0.0) ** 0.5, value - (held_against.of_point(path[0]) or 0.0))
+        for run, path in enumerate(paths)
+        for point in path
+        if (value := held_against.of_point(point)) is not None
+    ]
+    run, distance, gold = (np.array(column) for column in zip(*points, strict=True))
+    now = mean_of(max(one.final.kl_to_sft, 0.0) ** 0.5 for one in comparison.of_arm(arm))
+    assert now is not None
+    terms, by_run = policy_terms(distance.astype(float)), len(paths) >= LEAST_RUNS
+    why = obstacle(terms)
+    units = run if by_run else np.arange(len(run))
+    fit = None if why else fit_curve(terms, gold.astype(float), units, policy_peak, FIT_SEED)
+    return ArmCurve(arm, fit, why, now.mean, by_run)
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How well one metric of reward models orders the policies that were trained against them.
+
+    Attributes:
+        rho: Spearman's correlation with the gold reward of the policy, over all arms, seeds and rounds.
+        interval: by resampling whole runs; None where there are too few runs.
+    """
+
+    metric: str
+    rho: float
+    interval: Interval | None
+    checkpoints: int
+
+    def text(self) -> str:
+        """The number for people."""
+        between = f" ({number(self.interval.low)} to {number(self.interval.high)})" if self.interval else ""
+        return number(self.rho, sign=True) + between
+
+
+def _at(value: Callable[[Evaluation], float | None]) -> Callable[[Round], float | None]:
+    return lambda round_: value(round_.evaluation)
+
+
+def _accuracy_times_variance(evaluation: Evaluation) -> float | None:
+    both = evaluation.on_policy_accuracy, evaluation.reward_variance
+    return None if both[0] is None or both[1] is None else both[0] * both[1]
+
+
+RM_METRICS: dict[str, Callable[[Round], float | None]] = {
+    "accuracy on held-out offline pairs": _at(lambda e: e.offline_accuracy),
+    "accuracy where the round began": _at(lambda e: e.on_policy_accuracy_after or e.on_policy_accuracy_before),
+    "accuracy on the final policy": _at(lambda e: e.on_policy_accuracy),
+    "variance among a prompt's answers": _at(lambda e: e.reward_variance),
+    "accuracy times variance": _at(_accuracy_times_variance),
+    "agreement with the audit model": _at(lambda e: e.audit_agreement),
+    "the RM score itself": _at(lambda e: e.rm_score),
+    "the audit score": _at(lambda e: e.audit_score),
+}
+"""What is known of a reward model without training on it, and of the policy it made (methods: arXiv 2311.00168)."""
+
+
+def trust(comparison: Comparison) -> list[Trust]:
+    """Which metric of a reward model orders policies as gold does; none without gold, or with few checkpoints."""
+    rounds = [(number_, round_) for number_, run in enumerate(comparison.runs) for round_ in run.rounds]
+    found = []
+    for metric, value in RM_METRICS.items():
+        rows = [
+            (unit, given, round_.evaluation.gold_reward)
+            for unit, round_ in rounds
+            if (given := value(round_)) is not None and round_.evaluation.gold_reward is not None
+        ]
+        if len(rows) < LEAST_CHECKPOINTS:
+            continue
+        units, values, gold = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
+        rho = rank_correlation(values, gold)
+        if rho is not None:
+            many = len(set(units)) >= LEAST_RUNS
+            interval = rank_correlation_interval(values, gold, units, FIT_SEED) if many else None
+            found.append(Trust(metric, rho, interval, len(rows)))
+    return sorted(found, key=lambda one: -one.rho)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One line of the table of what else changed: the SFT start, or an arm after its last round."""
+
+    arm: str
+    index: int
+    values: tuple[str, ...]
+
+
+COST_COLUMNS = ("wins against SFT", "at like length", "proxy to truth, MMD²", "score and length", "refuses")
+OPTIONAL_COLUMNS = ("refuses harmless", "probe, nats per token")
+
+
+def cost_columns(comparison: Comparison) -> tuple[str, ...]:
+    """The columns of `costs`; those of files that the user names only where there are some."""
+    finals = [run.final for run in comparison.runs]
+    there = (
+        any(final.over_refusal_share is not None for final in finals),
+        any(final.probe_nll is not None for final in finals),
+    )
+    return (*COST_COLUMNS, *(name for name, is_there in zip(OPTIONAL_COLUMNS, there, strict=True) if is_there))
+
+
+def costs(comparison: Comparison) -> list[Cost]:
+    """What the policies are worth against the SFT policy, and what changed that no reward asked for."""
+    groups = [("SFT start", -1, [start.evaluation for start in comparison.starts])]
+    groups += [(arm, index, [run.final for run in comparison.of_arm(arm)]) for index, arm in enumerate(comparison.arms)]
+    columns = cost_columns(comparison)
+    return [Cost(arm, index, tuple(_cost(group)[name] for name in columns)) for arm, index, group in groups]
+
+
+def _cost(evaluations: list[Evaluation]) -> dict[str, str]:
+    def mean(value: Callable[[Evaluation], float | None]) -> float | None:
+        found = mean_of(value(evaluation) for evaluation in evaluations)
+        return found.mean if found else None
+
+    cells = (
+        percent(mean(lambda e: e.win_rate)),
+        percent(mean(lambda e: e.like_length_win_rate)),
+        number(mean(lambda e: e.proxy_truth_mmd)),
+        number(mean(lambda e: e.length_correlation), sign=True),
+        percent(mean(lambda e: e.refusal_share)),
+        percent(mean(lambda e: e.over_refusal_share)),
+        f"{number(mean(lambda e: e.probe_nll_sft), 3)} → {number(mean(lambda e: e.probe_nll), 3)}",
+    )
+    return dict(zip((*COST_COLUMNS, *OPTIONAL_COLUMNS), cells, strict=True))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An alarm of one round."""
+
+    arm: str
+    index: int
+    where: str
+    text: str
+
+
+def alarms(comparison: Comparison) -> list[Finding]:
+    """What speaks against single rounds, as PPO reported it."""
+    return [
+        Finding(run.arm, comparison.arms.index(run.arm), f"seed {run.seed}, round {round_.round}", alarm.text)
+        for run in comparison.runs
+        for round_ in run.rounds
+        for alarm in round_.alarms
+    ]
+
+
+def four_answers(comparison: Comparison) -> list[tuple[str, str]]:
+    """The questions a reader comes with, each answered in a sentence or two."""
+    return [
+        ("Is the policy better?", _better(comparison)),
+        ("How sure is that?", _sure(comparison)),
+        ("Is it over-optimised?", _overoptimised(comparison)),
+        ("What did the refresh do?", _refreshed(comparison)),
+    ]
+
+
+def _better(comparison: Comparison) -> str:
+    if analysis.yardstick(comparison) is None:
+        return "Nobody can say: nothing is known of it but the score that PPO raised."
+    by = "gold reward" if comparison.has_gold else "the audit model, which is not gold"
+    said = []
+    for arm in comparison.arms:
+        wins = mean_of(run.final.win_rate for run in comparison.of_arm(arm))
+        like = mean_of(run.final.like_length_win_rate for run in comparison.of_arm(arm))
+        if wins:
+            at_like = f", {percent(like.mean)} at like length" if like else ""
+            said.append(f"“{arm}” {percent(wins.mean)}{at_like}")
+    if not said:
+        return "Not measured: these evaluations know no win rate against the SFT policy."
+    return f"Answers that beat the SFT policy's, by {by}: {'; '.join(said)}. Half is no better."
+
+
+def _sure(comparison: Comparison) -> str:
+    n = len(comparison.seeds)
+    if n == 1:
+        return "Not across runs: one seed. Intervals here are over prompts of that one run."
+    return f"{n} seeds: differences between arms are paired by seed and shown with their spread."
+
+
+def _overoptimised(comparison: Comparison) -> str:
+    held_against = analysis.yardstick(comparison)
+    if held_against is None:
+        return "That cannot be seen: nothing is known but the score that PPO raised."
+    fell = [
+        arm
+        for arm in comparison.arms
+        if analysis.overoptimised_from(
+            analysis.mean_path(analysis.paths_of(comparison, arm)),
+            analysis.noise(comparison, arm, held_against),
+            held_against,
+        )
+        is not None
+    ]
+    count = len(alarms(comparison))
+    more = f" PPO's own looks found {count} thing{'s' if count != 1 else ''} to look at." if count else ""
+    if fell:
+        names = ", ".join(f"“{arm}”" for arm in fell)
+        return f"Yes, as far as the {held_against.name} tells: it fell while the RM score rose in {names}.{more}"
+    return f"Not seen: in no arm did the {held_against.name} fall by more than noise while the RM score rose.{more}"
+
+
+def _refreshed(comparison: Comparison) -> str:
+    refreshing = [arm for arm in comparison.arms if comparison.refreshes(arm)]
+    if not refreshing:
+        return "Nothing was refreshed."
+    said = []
+    for arm in refreshing:
+        accepted, there = analysis.accepted_of(comparison, arm)
+        rounds = [round_.evaluation for run in comparison.of_arm(arm) for round_ in run.rounds]
+        before = mean_of(e.on_policy_accuracy_before for e in rounds if e.on_policy_accuracy_after is not None)
+        after = mean_of(e.on_policy_accuracy_after for e in rounds)
+        moved = (
+            f", right on the policy's answers {number(before.mean)} → {number(after.mean)}" if before and after else ""
+        )
+        said.append(f"“{arm}” accepted {accepted} of {there}{moved}")
+    return f"{'; '.join(said)}."
