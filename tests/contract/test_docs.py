@@ -41,7 +41,7 @@ OPTIONAL = {
 }
 OPTIONAL |= {"corr_return_length", "corr_return_log_prob"}  # of some families of reward models: see test_tqr_reward.py
 OPTIONAL |= {"held_out_loss", "held_out_accuracy", "best_step"}  # of an early stop: see test_held_out.py
-OPTIONAL |= {"prior"}  # of reward.type laplace
+OPTIONAL |= {"prior", "quality_length_correlation", "dropped_length_correlation", "outlier_share"}  # likewise
 CHILD = {"datasets", "policies", "annotators"}
 
 

@@ -22,8 +22,10 @@ from torch import Tensor
 
 import inverse_alignment.maths
 from inverse_alignment.maths.advantages import generalised_advantages
+from inverse_alignment.maths.averaging import average_weights
 from inverse_alignment.maths.best_of_n import best_of_n
 from inverse_alignment.maths.bootstrap import mean_interval
+from inverse_alignment.maths.bottleneck import chi_squared_tail, mahalanobis_squared, standard_normal_divergence
 from inverse_alignment.maths.calibration import (
     Reliability,
     expected_calibration_error,
@@ -60,6 +62,7 @@ from inverse_alignment.maths.direct import (
     log_ratio_gap,
     optimism,
 )
+from inverse_alignment.maths.disentangle import head_overlap, length_loss, pearson_correlation
 from inverse_alignment.maths.drift import median_bandwidth, mmd_squared
 from inverse_alignment.maths.edits import (
     BAD,
@@ -447,6 +450,42 @@ ENTRIES: dict[str, Entry] = {
         lambda: contrast_loss(t(2.0, 0.0), t(0.0, 1.0), t(3.0, 1.0)),  # -(3 · 2 + 1 · -1) / 4
         -1.25,
         lambda c: contrast_loss(c.x[:, 0], c.y[:, 0], c.weights),
+    ),
+    "averaging.average_weights": Entry(
+        lambda: average_weights([{"w": t(1.0, 2.0)}, {"w": t(3.0, -2.0)}])["w"],
+        t(2.0, 0.0),
+        lambda c: average_weights([{"w": c.logits[:, 0]}, {"w": c.other[:, 0]}])["w"],
+    ),
+    "disentangle.pearson_correlation": Entry(
+        lambda: pearson_correlation(t(0.0, 1.0, 2.0), t(0.0, 4.0, 2.0)),  # 2 / √(2 · 8)
+        0.5,
+        lambda c: pearson_correlation(c.scores, c.x[:, 0]),
+    ),
+    "disentangle.length_loss": Entry(
+        lambda: length_loss(t(0.0, -4.0, -2.0), t(1.0, 0.0, 1.0), t(0.0, 1.0, 2.0)),  # |-½| - 0
+        0.5,
+        lambda c: length_loss(c.scores, c.y[:, 0], c.x[:, 0]),
+    ),
+    "disentangle.head_overlap": Entry(
+        lambda: head_overlap(t(3.0, 4.0), t(-1.0, 0.0)),
+        0.6,
+    ),
+    "bottleneck.standard_normal_divergence": Entry(
+        lambda: standard_normal_divergence(t([2.0, 1.0]), t([0.0, math.log(2.0)])),  # ½ (4 + 1 + 2 - log 2 - 1)
+        t(3.0 - math.log(2.0) / 2),
+        lambda c: standard_normal_divergence(c.logits[:, 0], c.other[:, 0]),
+    ),
+    "bottleneck.mahalanobis_squared": Entry(
+        lambda: n(mahalanobis_squared(np.array([[3.0, 1.0]]), np.array([1.0, 2.0]), np.diag([4.0, 0.5]))),
+        t(3.0),
+        lambda c: rows(
+            mahalanobis_squared, c.logits[:, 0], centre=np.full(4, 0.5), covariance=np.diag([1.0, 2.0, 3.0, 4.0])
+        ),
+    ),
+    "bottleneck.chi_squared_tail": Entry(
+        lambda: n(chi_squared_tail(np.array([0.0, 2.0]), 2)),
+        t(1.0, math.exp(-1.0)),
+        lambda c: n(chi_squared_tail(c.scores.abs().numpy(), 3)),
     ),
     "calibration.reliability": Entry(
         lambda: tuple(n(part) for part in reliability(np.array([np.log(3), -np.log(3), 0.0]), 2)),

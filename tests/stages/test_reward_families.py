@@ -11,15 +11,20 @@ import torch
 from inverse_alignment.core.artifact import METRICS, external
 from inverse_alignment.core.metrics import FileReport, read_metrics
 from inverse_alignment.core.records import Rollout, read_jsonl
+from inverse_alignment.models.bottleneck import BOTTLENECK, Bottleneck
 from inverse_alignment.models.caution_settings import LowerBound
+from inverse_alignment.models.loading import load_reward_model
 from inverse_alignment.models.reward_scores import load_calibrated
 from inverse_alignment.reward.family_settings import (
     EnsembleReward,
+    InformReward,
     LaplaceReward,
     LastLayer,
     LoraTrunks,
+    OdinReward,
     SeparateTrunks,
     SharedTrunk,
+    WarmReward,
 )
 from inverse_alignment.reward.training_settings import TrainReward
 from inverse_alignment.stages.reward_model import RewardStage
@@ -34,6 +39,10 @@ TRUNKS = {"separate": SeparateTrunks(), "shared": SharedTrunk(), "lora": LoraTru
 @pytest.fixture
 def branch(built, tmp_path):
     return Chain(tmp_path, dict(built.made), {})
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
 
 
 def make(run, name, reward, report=FileReport):
@@ -79,6 +88,42 @@ def test_a_posterior_says_how_sure_the_model_is(branch, weights):
     assert abs(found.mean.mean()) < 1e-6 and found.mean.std() == pytest.approx(1.0, abs=1e-5)
     assert found.std.min() > 0 and found.members is None
     assert branch.metrics["laplace"]["prior"] == pytest.approx(4.0)
+
+
+def test_a_weight_average_is_one_plain_model(branch):
+    folder = make(branch, "warm", WarmReward(members=2, training=TRAINING))
+    assert names(folder / "model") == names(branch.made["reward"] / "model")
+    members = [load_reward_model(branch.partial("warm") / f"member-{i}" / "finished") for i in (0, 1)]
+    model = load_reward_model(folder / "model")
+    for (name, weight), *others in zip(model.named_parameters(), *(m.named_parameters() for m in members), strict=True):
+        torch.testing.assert_close(weight, (others[0][1] + others[1][1]) / 2, msg=name)
+    assert not torch.equal(members[0].score.weight, members[1].score.weight)
+    assert branch.metrics["warm"]["validation_accuracy"] > 0.5
+
+
+def test_odin_leaves_one_plain_model_and_says_what_both_heads_know_of_length(branch):
+    folder = make(branch, "odin", OdinReward(training=TRAINING))
+    assert names(folder / "model") == names(branch.made["reward"] / "model")
+    assert load_reward_model(folder / "model").config.num_labels == 1
+    known = [branch.metrics["odin"][f"{head}_length_correlation"] for head in ("quality", "dropped")]
+    assert all(-1.0 <= correlation <= 1.0 for correlation in known) and known[0] != known[1]
+
+
+def test_a_bottleneck_counts_outliers_at_every_evaluation(branch):
+    folder = make(branch, "inform", InformReward(latent=3, training=TRAINING))
+    assert names(folder / "model") == {*names(branch.made["reward"] / "model"), BOTTLENECK}
+    sample = read_jsonl(branch.made["reference_rollouts"] / "rollouts.jsonl", Rollout)
+    prompts, answers = [r.prompt for r in sample], [r.response for r in sample]
+    latent, reward = Bottleneck.load(folder / "model"), load_calibrated(folder / "model", CPU, chain.MODEL.context, 64)
+    assert latent.outlier_share(reward.classifier, prompts, answers) < 0.08  # its own sample
+    odd = ["?" * (20 + i) for i in range(len(answers))]
+    assert (
+        latent.tails(reward.classifier, prompts, odd).mean() < latent.tails(reward.classifier, prompts, answers).mean()
+    )
+    branch.made["ppo"], branch.made["refreshed"] = branch.made["sft"], folder
+    chain.evaluate(branch, "evaluation", chain.EVALUATION)
+    assert 0.0 <= branch.metrics["evaluation"]["outlier_share"] <= 1.0
+    assert Bottleneck.load(branch.made["reward"] / "model") is None
 
 
 class Killed(BaseException):

@@ -38,5 +38,5 @@ def test_adapters_learn_until_it_no_longer_helps_and_a_plain_model_is_written(br
 
 
 def test_members_with_adapters_get_no_second_ones():
-    with pytest.raises(UserError, match="the members have adapters already"):
+    with pytest.raises(UserError, match="there are adapters already"):
         EnsembleReward(trunk=LoraTrunks(), training=TrainReward(weights=LoraRule()))

@@ -19,6 +19,12 @@ def test_ppo_may_be_cautious_with_an_ensemble(caution):
     assert config.ppo.caution.type in caution
 
 
+@pytest.mark.parametrize("kind", ["warm", "odin", "inform"])
+def test_what_ends_as_one_classifier_can_be_refreshed(kind):
+    config = load(root=ROOT, overrides=[f"reward={{type: {kind}}}", "arms.none.ppo={credit: {type: red}}"])
+    assert config.reward.training.epochs == 1 and "similarity" in config.arms
+
+
 def test_an_ensemble_without_refresh_is_a_configuration():
     config = load(root=ROOT, overrides=["reward={type: ensemble, trunk: {type: lora}}", NONE])
     assert list(config.arms) == ["none"]  # null leaves an arm out
@@ -35,6 +41,19 @@ def test_an_ensemble_without_refresh_is_a_configuration():
         (["ppo.caution={type: lower_bound}"], "ppo.caution.type", "type train does not say"),
         (["ppo.caution={type: worst_case}"], "ppo.caution.type", "among members"),
         (["arms.none.ppo={caution: {type: uwo}}"], "arms.none.ppo.caution.type", "does not say"),
+        (["reward={type: warm}", "ppo.caution={type: uwo}"], "ppo.caution.type", "type warm does not say"),
+        (["reward={type: laplace}"], "arms.random.selection.type", "type laplace cannot be refreshed"),
+        (["reward={type: odin, training: {stop: {type: held_out}}}"], "reward.training.stop", "without training.stop"),
+        (
+            ["reward={type: ensemble, trunk: {type: lora}, training: {weights: {type: lora}}}", NONE],
+            "reward.training.weights.type",
+            "adapters already",
+        ),
+        (
+            ["reward={type: ensemble, trunk: {type: shared}, training: {weights: {type: lora}}}", NONE],
+            "reward.training.weights",
+            "a shared trunk is trained without",
+        ),
         (["reward={type: ensemble, members: 1}", NONE], "reward.members", "greater than or equal to 2"),
     ],
 )

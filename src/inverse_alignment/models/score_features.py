@@ -88,13 +88,13 @@ def pair_features(
     return PairFeatures(differences, gaps, layer.weight.detach().squeeze(0).double().cpu().numpy())
 
 
-def score_layer(model: PreTrainedModel) -> nn.Linear:
-    """The last layer of a reward model: the last one that maps to one number.
+def score_layer(model: PreTrainedModel, outputs: int = 1) -> nn.Linear:
+    """The last layer of a reward model: the last one that maps to one number, or to as many outputs.
 
     Raises:
         UserError: there is none.
     """
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == 1]
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == outputs]
     if not layers:
         raise UserError(
             f"the last layer of the reward model is no linear map: {type(model).__name__}",

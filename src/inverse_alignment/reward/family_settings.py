@@ -62,12 +62,8 @@ class EnsembleReward(Section):
     def _heads_know_the_training(self) -> EnsembleReward:
         if isinstance(self.trunk, SharedTrunk):
             require_plain(self.training, "a shared trunk")
-        if isinstance(self.trunk, LoraTrunks) and isinstance(self.training.weights, LoraRule):
-            raise UserError(
-                "the members have adapters already",
-                where="reward.training.weights.type",
-                fix="leave it at full, or set reward.trunk.type to separate",
-            )
+        if isinstance(self.trunk, LoraTrunks):
+            _require_full(self.training, "set reward.trunk.type to separate")
         return self
 
 
@@ -92,12 +88,70 @@ class LaplaceReward(Section):
     )
     training: TrainReward = Field(TrainReward(), description="how the model is trained: see type train")
 
+    @model_validator(mode="after")
+    def _adapters_once(self) -> LaplaceReward:
+        if isinstance(self.weights, LoraTrunks):
+            _require_full(self.training, "set reward.weights.type to last_layer")
+        return self
+
+
+class WarmReward(Section):
+    """The mean of the weights of several fine-tunings from one start, of trunk and head: WARM, arXiv 2401.12187.
+
+    As cheap as one model once it is made. It does not say how sure it is.
+    """
+
+    type: Literal["warm"] = "warm"
+    members: int = Field(4, ge=2, description="fine-tunings, each with another order of the pairs")
+    training: TrainReward = Field(TrainReward(), description="how each is trained: see type train")
+
+
+class OdinReward(Section):
+    """Two heads whose sum learns the pairs, one of them drawn to the answer's length and dropped: arXiv 2402.07319."""
+
+    type: Literal["odin"] = "odin"
+    length: float = Field(
+        1.0,
+        gt=0,
+        description="weight of the correlations with length: small for the kept head, large for the other",
+    )
+    orthogonality: float = Field(1.0, ge=0, description="weight of the absolute cosine of both heads' weights")
+    training: TrainReward = Field(TrainReward(), description="how it is trained: see type train")
+
+    @model_validator(mode="after")
+    def _heads_know_the_training(self) -> OdinReward:
+        require_plain(self.training, "a reward model of type odin")
+        return self
+
+
+class InformReward(Section):
+    """A score that is read from a noisy latent code, which costs what it says of an answer: InfoRM, arXiv 2402.09345.
+
+    Answers whose codes are outliers among those of the SFT policy are counted at every evaluation.
+    """
+
+    type: Literal["inform"] = "inform"
+    latent: int = Field(16, ge=1, description="k, numbers of a code")
+    divergence: float = Field(
+        0.1, ge=0, description="β, weight of the code's divergence from a standard normal, per nat and answer"
+    )
+    training: TrainReward = Field(TrainReward(), description="how it is trained: see type train")
+
+    @model_validator(mode="after")
+    def _codes_know_the_training(self) -> InformReward:
+        require_plain(self.training, "a reward model of type inform")
+        return self
+
+
+TRAINED = (EnsembleReward, LaplaceReward, WarmReward, OdinReward, InformReward)
+"""Types that train as their `training` says."""
+
 
 def training_of(reward: BaseModel) -> TrainReward | AvaReward | PreferenceTransformerReward | None:
     """How a way to make a reward model trains; None where it does not."""
     if isinstance(reward, (TrainReward, AvaReward, PreferenceTransformerReward)):
         return reward
-    return reward.training if isinstance(reward, (EnsembleReward, LaplaceReward)) else None
+    return reward.training if isinstance(reward, TRAINED) else None
 
 
 def says_how_sure(reward: BaseModel) -> bool:
@@ -112,7 +166,7 @@ def rewards_tokens(reward: BaseModel) -> bool:
 
 def is_classifier(reward: BaseModel) -> bool:
     """Whether what is made this way is one sequence classifier, which can be looked into and refreshed."""
-    return isinstance(reward, (TrainReward, CheckpointReward))
+    return isinstance(reward, (TrainReward, CheckpointReward, WarmReward, OdinReward, InformReward))
 
 
 def require_plain(training: TrainReward, what: str) -> None:
@@ -128,3 +182,12 @@ def require_plain(training: TrainReward, what: str) -> None:
                 where=f"reward.training.{name}",
                 fix=f"leave it at {field.default}, or set reward.type to train",
             )
+
+
+def _require_full(training: TrainReward, instead: str) -> None:
+    if isinstance(training.weights, LoraRule):
+        raise UserError(
+            "there are adapters already",
+            where="reward.training.weights.type",
+            fix=f"leave it at full, or {instead}",
+        )

@@ -16,9 +16,14 @@ from inverse_alignment.core.batches import pad_right
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.metrics import Report
 from inverse_alignment.core.parallel import group
+from inverse_alignment.core.records import Comparison
+from inverse_alignment.core.seeding import derive_seed
+from inverse_alignment.maths.bottleneck import standard_normal_divergence
+from inverse_alignment.maths.disentangle import head_overlap, length_loss
 from inverse_alignment.maths.pairwise import bradley_terry_loss
 from inverse_alignment.models.trl_training import apart, configure, presented, train
-from inverse_alignment.reward.bradley_terry import PairLoss
+from inverse_alignment.reward.bradley_terry import PairLoss, pair_rows
+from inverse_alignment.text.render import encode_response
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -47,6 +52,8 @@ class PairBatch:
     step: int
 
 
+LOG_VARIANCE = 10.0
+"""Bound on the logarithm of a code's variance, either way."""
 BatchLoss = Callable[[PairBatch, Any], Tensor]
 """The loss of a batch; the second argument is the model."""
 
@@ -92,6 +99,22 @@ class OutputsCollator:
         }
 
 
+def output_rows(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Comparison], counts: Sequence[Sequence[float]], max_tokens: int
+) -> list[dict[str, Any]]:
+    """`reward.bradley_terry.pair_rows`, with the lengths of both answers and how often each head is shown the pair.
+
+    Args:
+        counts: of every pair, see `PairBatch`.
+    """
+    rows = []
+    for pair, shown in zip(pairs, counts, strict=True):
+        lengths = [len(encode_response(tokenizer, answer)) for answer in pair.answers]
+        own = pair_rows(tokenizer, [pair], [1.0], max_tokens)  # none, if both answers are the same tokens
+        rows += [{**row, "counts": list(shown), "lengths": lengths} for row in own]
+    return rows
+
+
 def fit_outputs(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -105,7 +128,7 @@ def fit_outputs(
     """Fit a classifier with several outputs to preference pairs, in place.
 
     Args:
-        rows: from `reward.bradley_terry.pair_rows`, each with `counts` and `lengths` (see `PairBatch`).
+        rows: from `output_rows`.
         arguments: from `models.trl_training.arguments`.
         partial: where checkpoints live; training goes on from the newest whole one.
 
@@ -151,3 +174,37 @@ def heads_loss(settings: PairLoss, batch: PairBatch) -> Tensor:
         for head, shown in enumerate(batch.counts.unbind(-1))
     ]
     return torch.stack(losses).mean()
+
+
+def odin_loss(settings: PairLoss, batch: PairBatch, heads: Tensor, length: float, orthogonality: float) -> Tensor:
+    """The pairs' loss of the sum of two heads, and what keeps length out of the first of them.
+
+    Args:
+        heads: (2, d) weights of the head that is kept, and of the one that is dropped.
+        length: weight of `maths.disentangle.length_loss`.
+        orthogonality: weight of `maths.disentangle.head_overlap`.
+    """
+    quality, dropped = batch.outputs.unbind(-1)
+    return (
+        pair_loss(settings, batch, quality + dropped)
+        + length * length_loss(quality, dropped, batch.lengths)
+        + orthogonality * head_overlap(*heads)
+    )
+
+
+def bottleneck_loss(
+    settings: PairLoss, batch: PairBatch, decode: Callable[[Tensor], Tensor], divergence: float, seed: int
+) -> Tensor:
+    """The pairs' loss of scores that are read from noisy codes, and what the codes cost.
+
+    Args:
+        decode: scores (2n,) of codes (2n, k).
+        divergence: β, per nat and answer.
+        seed: of the noise, with the step.
+    """
+    mean, log_variance = batch.outputs.chunk(2, -1)
+    log_variance = log_variance.clamp(-LOG_VARIANCE, LOG_VARIANCE)
+    generator = torch.Generator().manual_seed(derive_seed("bottleneck", seed, batch.step))
+    noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+    scores = decode(mean + (0.5 * log_variance).exp() * noise)
+    return pair_loss(settings, batch, scores) + divergence * standard_normal_divergence(mean, log_variance).mean()

@@ -89,6 +89,7 @@ def build(inputs: Mapping[str, Path], config: EvaluateStage, context: StageConte
     measured = {**_of_policy(fresh, scores, gold, context.seed), **_offline(test, reward.scorer)}
     measured |= _of_audit(fresh, answers, test, audit, context.seed)
     measured["reward_disagreement"] = None if estimate.std is None else float(estimate.std.mean())
+    measured |= _outliers(inputs["reward"], reward, fresh)
     measured |= _mismatch(answers, _start_answers(inputs, answers), context.seed)
     measured |= _off_objective(inputs, config, context)
     if "rollouts" in inputs:
@@ -229,6 +230,17 @@ def _fresh_rollouts(prompts: Any, inputs: Mapping[str, Path], config: EvaluateSt
         Sampling(evaluation.max_new_tokens, evaluation.temperature, config.context, context.runtime.generation_rows),
         context,
     )
+
+
+def _outliers(folder: Path, reward: Any, rollouts: Any) -> dict[str, float]:
+    """How many answers are unlike the SFT policy's to a reward model with a bottleneck; nothing without one."""
+    from inverse_alignment.models.bottleneck import Bottleneck
+
+    latent = Bottleneck.load(folder)
+    if latent is None:
+        return {}
+    prompts, answers = [r.prompt for r in rollouts], [r.response for r in rollouts]
+    return {"outlier_share": latent.outlier_share(reward.classifier, prompts, answers)}
 
 
 def _scores(reward: Any, rollouts: Any) -> Any:

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from inverse_alignment.core.context import StageContext
 from inverse_alignment.core.records import Comparison, Rollout
 from inverse_alignment.core.seeding import derive_seed
+from inverse_alignment.maths.disentangle import pearson_correlation
 from inverse_alignment.models.adapters import adapt_trunk
+from inverse_alignment.models.bottleneck import Bottleneck
 from inverse_alignment.models.ensembles import (
     EnsembleScorer,
     adapted_members,
@@ -24,16 +27,33 @@ from inverse_alignment.models.ensembles import (
     save_member,
     separate_members,
 )
+from inverse_alignment.models.folding import STARTED, averaged, folded, new_decoder, weights_digest
 from inverse_alignment.models.laplace_scores import LaplaceScorer, last_layer_slopes, learned_slopes, save_laplace
 from inverse_alignment.models.loading import draw_head, load_reward_model, pick_device, place, save_model
-from inverse_alignment.models.reward_scores import RewardScorer, Scorer
-from inverse_alignment.models.score_features import score_layer
+from inverse_alignment.models.reward_scores import RewardScorer, Scorer, read_outputs
+from inverse_alignment.models.score_features import score_features, score_layer
 from inverse_alignment.models.trl_training import arguments
-from inverse_alignment.reward.bradley_terry import PairLoss, pair_rows
-from inverse_alignment.reward.family_settings import EnsembleReward, LaplaceReward, LoraTrunks, SharedTrunk
+from inverse_alignment.reward.bradley_terry import PairLoss
+from inverse_alignment.reward.family_settings import (
+    EnsembleReward,
+    InformReward,
+    LaplaceReward,
+    LoraTrunks,
+    OdinReward,
+    SharedTrunk,
+    WarmReward,
+)
 from inverse_alignment.reward.laplace import fit_posterior, require_laplace
 from inverse_alignment.reward.members import Member, Trained, drawn, train_members
-from inverse_alignment.reward.outputs import BatchLoss, fit_outputs, heads_loss
+from inverse_alignment.reward.outputs import (
+    BatchLoss,
+    PairBatch,
+    bottleneck_loss,
+    fit_outputs,
+    heads_loss,
+    odin_loss,
+    output_rows,
+)
 from inverse_alignment.reward.training_settings import TrainReward
 from inverse_alignment.text.render import encode_response
 
@@ -196,6 +216,76 @@ def laplace(config: LaplaceReward, recipe: Recipe) -> Made:
     return Made(scorer, save, model.num_parameters(), {**metrics, "prior": posterior.prior})
 
 
+def warm(config: WarmReward, recipe: Recipe) -> Made:
+    """The mean of the weights of fine-tunings that share their start, head included."""
+    context = recipe.context
+
+    def start() -> Any:
+        return recipe.new(context.seed)
+
+    def train(member: Member) -> tuple[tuple[Any, str], dict[str, Any]]:
+        model = start()
+        begun = weights_digest(model)
+        return (model, begun), recipe.fit(model, recipe.pairs, recipe.within(member))
+
+    def save(made: tuple[Any, str], folder: Path) -> None:
+        model, begun = made
+        save_model(place(model, "cpu"), recipe.tokenizer, folder)
+        (folder / STARTED).write_text(begun)
+
+    trained = train_members(config.members, context.seed, context.partial, context.report, train, save)
+    model = start()
+    model.load_state_dict(averaged(trained.folders))
+    metrics = {**trained.metrics, "pairs": len(recipe.pairs)}
+    return Made.of_classifier(model, recipe.tokenizer, recipe.limit, recipe.rows, metrics)
+
+
+def odin(config: OdinReward, recipe: Recipe) -> Made:
+    """A classifier with the head that does not follow length; the other one is dropped."""
+    model, settings = recipe.new(recipe.context.seed, 2), _pair_loss(config.training)
+    heads = score_layer(model, 2)
+
+    def loss(batch: PairBatch, _: Any) -> Tensor:
+        return odin_loss(settings, batch, heads.weight, config.length, config.orthogonality)
+
+    metrics = _fit_outputs(model, config.training, recipe, loss, np.ones((len(recipe.pairs), 1)))
+    prompts, answers = [r.prompt for r in recipe.sample], [r.response for r in recipe.sample]
+    scores = torch.from_numpy(read_outputs(model, recipe.tokenizer, prompts, answers, recipe.limit, recipe.rows))
+    tokens = torch.tensor([float(len(encode_response(recipe.tokenizer, answer))) for answer in answers]).double()
+    metrics |= {
+        name: float(pearson_correlation(scores[:, head], tokens))
+        for head, name in enumerate(("quality_length_correlation", "dropped_length_correlation"))
+    }
+    weight, bias = heads.weight[:1], None if heads.bias is None else heads.bias[:1]
+    plain = folded(model, recipe.new(recipe.context.seed), weight, bias)
+    return Made.of_classifier(plain, recipe.tokenizer, recipe.limit, recipe.rows, metrics)
+
+
+def inform(config: InformReward, recipe: Recipe) -> Made:
+    """A classifier that reads the mean code of an information bottleneck, and the spread of those codes beside it."""
+    size, seed = config.latent, recipe.context.seed
+    model, settings = recipe.new(seed, 2 * size), _pair_loss(config.training)
+    model.decoder = new_decoder(size, seed, model.device)
+
+    def loss(batch: PairBatch, trained: Any) -> Tensor:
+        return bottleneck_loss(settings, batch, lambda codes: trained.decoder(codes)[:, 0], config.divergence, seed)
+
+    metrics = _fit_outputs(model, config.training, recipe, loss, np.ones((len(recipe.pairs), 1)))
+    encoder, decoder = score_layer(model, 2 * size), model.decoder.weight
+    bias = None if encoder.bias is None else decoder @ encoder.bias[:size]
+    plain = folded(model, recipe.new(seed), decoder @ encoder.weight[:size], bias)
+    made = Made.of_classifier(plain, recipe.tokenizer, recipe.limit, recipe.rows, metrics)
+    assert isinstance(made.scorer, RewardScorer)
+    read = score_features(made.scorer, [r.prompt for r in recipe.sample], [r.response for r in recipe.sample])
+    latent = Bottleneck.of(encoder.weight[:size].detach().double().cpu().numpy(), read.features)
+
+    def save(out: Path) -> None:
+        made.save(out)
+        latent.save(out)
+
+    return replace(made, save=save)
+
+
 def _members(config: EnsembleReward, recipe: Recipe, train: Any, save: Any) -> Trained:
     context = recipe.context
     trained = train_members(config.members, context.seed, context.partial, context.report, train, save)
@@ -221,15 +311,7 @@ def _fit_outputs(
         counts: (n, h), see `reward.outputs.PairBatch`.
     """
     context, tokenizer = recipe.context, recipe.tokenizer
-    rows = [
-        {**row, "counts": shown, "lengths": lengths}
-        for row, shown, lengths in zip(
-            pair_rows(tokenizer, recipe.pairs, [1.0] * len(recipe.pairs), recipe.limit),
-            counts.tolist(),
-            [[len(encode_response(tokenizer, text)) for text in pair.answers] for pair in recipe.pairs],
-            strict=True,
-        )
-    ]
+    rows = output_rows(tokenizer, recipe.pairs, counts.tolist(), recipe.limit)
     trained = fit_outputs(
         model,
         tokenizer,
@@ -248,4 +330,4 @@ def _fit_outputs(
         context.report,
         context.runtime.checkpoint_seconds,
     )
-    return {**trained, "pairs": len(recipe.pairs)}
+    return {**trained, "pairs": len(recipe.pairs), "identical_pairs": len(recipe.pairs) - len(rows)}

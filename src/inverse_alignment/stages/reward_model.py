@@ -13,12 +13,20 @@ from inverse_alignment.core.context import StageContext
 from inverse_alignment.core.records import Comparison
 from inverse_alignment.models.specs import ModelSpec
 from inverse_alignment.reward.ava_settings import AvaReward, PreferenceTransformerReward
-from inverse_alignment.reward.family_settings import EnsembleReward, LaplaceReward
+from inverse_alignment.reward.family_settings import EnsembleReward, InformReward, LaplaceReward, OdinReward, WarmReward
 from inverse_alignment.reward.settings import LoraRule
 from inverse_alignment.reward.training_settings import CheckpointReward, HeldOutStop, TrainReward
 
 RewardConfig = Annotated[
-    TrainReward | EnsembleReward | LaplaceReward | AvaReward | PreferenceTransformerReward | CheckpointReward,
+    TrainReward
+    | EnsembleReward
+    | WarmReward
+    | OdinReward
+    | InformReward
+    | LaplaceReward
+    | AvaReward
+    | PreferenceTransformerReward
+    | CheckpointReward,
     Field(discriminator="type"),
 ]
 
@@ -64,7 +72,7 @@ def build(inputs: Mapping[str, Path], config: RewardStage, context: StageContext
 def _make(inputs: Mapping[str, Path], config: RewardStage, sample: Any, context: StageContext) -> Any:
     """The reward model as its family makes it: a `stages.reward_families.Made`."""
     from inverse_alignment.data.aggregate import read_split
-    from inverse_alignment.stages.reward_families import Made, Recipe, ensemble, laplace
+    from inverse_alignment.stages.reward_families import Made, Recipe, ensemble, inform, laplace, odin, warm
     from inverse_alignment.text.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(inputs["tokenizers"] / "reward").tokenizer
@@ -94,6 +102,12 @@ def _make(inputs: Mapping[str, Path], config: RewardStage, sample: Any, context:
     match config.reward:
         case EnsembleReward():
             return ensemble(config.reward, recipe)
+        case WarmReward():
+            return warm(config.reward, recipe)
+        case OdinReward():
+            return odin(config.reward, recipe)
+        case InformReward():
+            return inform(config.reward, recipe)
         case LaplaceReward():
             return laplace(config.reward, recipe)
 
