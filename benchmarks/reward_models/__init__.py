@@ -1,0 +1,1 @@
+"""Reward models of several kinds on the same backbone and data."""

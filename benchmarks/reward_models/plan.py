@@ -1,0 +1,94 @@
+"""What is compared with what: the methods, the data, and how much of both. Light: imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, Field
+
+from inverse_alignment.core.artifact import canonical_json, sha256_text
+from inverse_alignment.core.configuration import Section
+from inverse_alignment.core.fingerprint import code_digest, versions
+from inverse_alignment.models.specs import InitialisedModel
+from inverse_alignment.reward.ava_settings import (
+    AvaReward,
+    DemonstrationsObjective,
+    FreshQ,
+    PreferencesObjective,
+    PreferenceTransformerReward,
+)
+from inverse_alignment.reward.training_settings import TrainReward
+from inverse_alignment.stages.registry import STAGES
+from inverse_alignment.world.text import WorldConfig
+
+ROOT = Path(__file__).parents[2]
+WORLD, REAL = "world", ("hh_harmless_base", "alpaca_eval", "qlora_vicuna")
+MEASURED = 1
+"""Raised when a row comes to say something else."""
+BASELINE, REFERENCE = "longer_wins", "bt"
+
+TRAINING: dict[str, Any] = {"epochs": 2, "learning_rate": 2e-3, "batch_size": 16}
+"""The same for every method."""
+
+
+def _ava(**changes: Any) -> AvaReward:
+    return AvaReward(**TRAINING, **changes)
+
+
+METHODS: dict[str, TrainReward | AvaReward | PreferenceTransformerReward] = {
+    REFERENCE: TrainReward(**TRAINING),
+    "preference_transformer": PreferenceTransformerReward(**TRAINING),
+    "ava_p": _ava(),
+    "ava_p_without_weights": _ava(reward_weights=False),
+    "ava_p_without_negatives": _ava(objective=PreferencesObjective(negatives=0.0)),
+    "ava_p_without_irl": _ava(inverse=0.0),
+    "ava_p_without_cer": _ava(objective=PreferencesObjective(cer=0.0, score="sum")),
+    "ava_p_printed_cer": _ava(objective=PreferencesObjective(cer_form="printed")),
+    "ava_p_fresh_q": _ava(q=FreshQ()),
+    "ava_d": _ava(objective=DemonstrationsObjective()),
+    "ava_d_discounted": _ava(objective=DemonstrationsObjective(), gamma=0.9),
+}
+"""AVA's ablations are those of the paper; `printed_cer` has σ in place of log σ, `without_cer` scores by the sum.
+
+At γ = 1 the residuals of an answer add up to two ends, below it to a share of the log-likelihood: the paper has no γ.
+"""
+
+
+class Sizes(Section):
+    """How much of the data is used, and how large the backbone is."""
+
+    model: InitialisedModel = Field(
+        InitialisedModel(vocab_size=1024, hidden_size=64, layers=2, heads=4, context=192),
+        description="the backbone of every method",
+    )
+    train_pairs: int = Field(800, ge=1, description="pairs that every method learns from")
+    test_pairs: int = Field(300, ge=1, description="most held-out pairs")
+    sft_epochs: float = Field(2, gt=0, description="passes over both answers, which make the backbone a policy")
+    world: WorldConfig = Field(
+        WorldConfig(heterogeneity=0.0, pairs=2400), description="annotators agree, so that labels say what gold says"
+    )
+    bon_samples: int = Field(16, ge=2, description="answers of the backbone to each held-out prompt of the world")
+    bon_tokens: int = Field(48, ge=1, description="longest of them")
+
+
+class Unit(NamedTuple):
+    """One backbone: a set of data and a seed of everything."""
+
+    data: str
+    seed: int
+
+
+def digest_of_code() -> str:
+    """Of everything that decides a row but its settings."""
+    stages = {
+        name: [code_digest(STAGES[name].module), versions(STAGES[name].packages)] for name in ("sft", "reward_model")
+    }
+    world = code_digest("inverse_alignment.world.text")
+    return sha256_text(canonical_json({"stages": stages, "world": world, "measured": MEASURED}))[:16]
+
+
+def digest_of(sizes: Sizes, method: BaseModel | None = None) -> str:
+    """Of the settings that one method sees; without one, of those that its backbone does."""
+    settings = {"sizes": sizes.model_dump(), "method": None if method is None else method.model_dump()}
+    return sha256_text(canonical_json(settings))[:16]
