@@ -37,6 +37,8 @@ OPTIONAL = {
     "stopped_early",  # only where a bound is set
     "look_disagreement",  # only where a reward model says how sure it is
     "reward_disagreement",
+    "judge_win_rate",  # only where there is a judge
+    "judge_consistent_share",
     "length_correlation",  # only where answers differ in length
 }
 OPTIONAL |= {"corr_return_length", "corr_return_log_prob"}  # of some families of reward models: see test_tqr_reward.py

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
+from inverse_alignment.evaluation.judges import EndpointJudge
 from inverse_alignment.stages.evaluate import EvaluationConfig, NoGold
 from tests.stages import chain
 
@@ -39,6 +41,22 @@ def test_against_the_sft_policy_and_without_gold(built):
     without = chain.evaluate(built, "silent", silent, **more)
     found, null = (json.loads((folder / "evaluation.json").read_text()) for folder in (with_gold, without))
     assert found["win_rate"] != 0.5 and found["win_rate_ci95"][0] <= found["win_rate"] <= found["win_rate_ci95"][1]
+    assert found["judge_prompts"] == 0 and found["judge_win_rate"] is None
     assert found["proxy_truth_mmd"] is not None and found["like_length_groups"] > 0
     assert null["win_rate"] is null["proxy_truth_mmd"] is null["over_refusal_share"] is null["probe_nll"] is None
     assert all(look["gold"] is look["on_policy_accuracy"] is None for look in lines(without / "looks.jsonl"))
+
+
+def test_a_judge_is_asked_about_first_answers(built, monkeypatch):
+    def longest(self, prompts, first, second):
+        return np.array([float(len(a) > len(b)) for a, b in zip(first, second, strict=True)])
+
+    monkeypatch.setattr(EndpointJudge, "__call__", longest)
+    asked = {"type": "endpoint", "url": "http://127.0.0.1:9/v1", "model": "m", "prompts": 3}
+    evaluation = EvaluationConfig.model_validate({**chain.EVALUATION.model_dump(), "judge": asked})
+    start = {"start": built.made["evaluation"]}
+    folder = chain.evaluate(built, "judged", evaluation, policy=built.made["sft"] / "policy", **start)
+    found = json.loads((folder / "evaluation.json").read_text())
+    assert found["judge_prompts"] == 3 and 0 <= found["judge_win_rate"] <= 1
+    firsts = [lines(path / "answers.jsonl")[0]["response"] for path in (folder, built.made["evaluation"])]
+    assert firsts[0] != firsts[1]

@@ -63,6 +63,7 @@ class Evaluation(Reading):
     reward_variance: float | None = Field(None, description="mean over prompts of the variance of the RM score")
     win_rate: float | None = Field(None, description="against the SFT policy's answers, by gold, else by the audit")
     like_length_win_rate: float | None = Field(None, description="the same over answers of like length")
+    judge_win_rate: float | None = Field(None, description="the same by a judge, if one is asked")
     proxy_truth_mmd: float | None = None
     length_correlation: float | None = None
     refusal_share: float | None = None

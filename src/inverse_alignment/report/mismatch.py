@@ -155,13 +155,14 @@ class Cost:
 
 
 COST_COLUMNS = ("wins against SFT", "at like length", "proxy to truth, MMD²", "score and length", "refuses")
-OPTIONAL_COLUMNS = ("refuses harmless", "probe, nats per token")
+OPTIONAL_COLUMNS = ("wins by the judge", "refuses harmless", "probe, nats per token")
 
 
 def cost_columns(comparison: Comparison) -> tuple[str, ...]:
     """The columns of `costs`; those of files that the user names only where there are some."""
     finals = [run.final for run in comparison.runs]
     there = (
+        any(final.judge_win_rate is not None for final in finals),
         any(final.over_refusal_share is not None for final in finals),
         any(final.probe_nll is not None for final in finals),
     )
@@ -187,6 +188,7 @@ def _cost(evaluations: list[Evaluation]) -> dict[str, str]:
         number(mean(lambda e: e.proxy_truth_mmd)),
         number(mean(lambda e: e.length_correlation), sign=True),
         percent(mean(lambda e: e.refusal_share)),
+        percent(mean(lambda e: e.judge_win_rate)),
         percent(mean(lambda e: e.over_refusal_share)),
         f"{number(mean(lambda e: e.probe_nll_sft), 3)} → {number(mean(lambda e: e.probe_nll), 3)}",
     )

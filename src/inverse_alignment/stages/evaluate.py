@@ -13,6 +13,7 @@ from pydantic import Field
 
 from inverse_alignment.core.configuration import NOT_IDENTITY, Section
 from inverse_alignment.core.context import StageContext
+from inverse_alignment.evaluation.judge_settings import EndpointJudgeConfig, JudgeConfig, NoJudge
 from inverse_alignment.generation.settings import GenerationConfig, HfGeneration
 
 ANSWERS = "answers.jsonl"
@@ -41,6 +42,7 @@ class EvaluationConfig(Section):
     temperature: float = Field(1.0, gt=0, description="sampling temperature")
     max_new_tokens: int = Field(64, ge=1, description="longest answer in policy tokens")
     generation: GenerationConfig = Field(HfGeneration(), description="who samples: this process, or a vLLM server")
+    judge: JudgeConfig = Field(NoJudge(), description="who compares answers with the SFT policy's, beside gold")
     over_refusal: str | None = Field(
         None,
         description="a file of harmless prompts in the form of XSTest, whose refusals are counted; null: none",
@@ -91,6 +93,7 @@ def build(inputs: Mapping[str, Path], config: EvaluateStage, context: StageConte
     measured["reward_disagreement"] = None if estimate.std is None else float(estimate.std.mean())
     measured |= _outliers(inputs["reward"], reward, fresh)
     measured |= _mismatch(answers, _start_answers(inputs, answers), context.seed)
+    measured |= _by_judge(fresh, _start_answers(inputs, answers), config.evaluation.judge, context.seed)
     measured |= _off_objective(inputs, config, context)
     if "rollouts" in inputs:
         measured |= _of_refresh(inputs["rollouts"], reward, models.get("reward_before"), gold)
@@ -157,6 +160,24 @@ def _mismatch(answers: Any, start: Any, seed: int) -> dict[str, Any]:
         **_share("win_rate", wins, seed),
         **_share("like_length_win_rate", like, seed),
         "like_length_groups": 0 if like is None else len(like),
+    }
+
+
+def _by_judge(rollouts: Any, start: Any, config: NoJudge | EndpointJudgeConfig, seed: int) -> dict[str, Any]:
+    """How often a judge prefers the first answer to a prompt to the SFT policy's first; null without a judge."""
+    from inverse_alignment.evaluation.judges import EndpointJudge, judged
+
+    if isinstance(config, NoJudge):
+        return {"judge_win_rate": None, "judge_win_rate_ci95": None, "judge_prompts": 0, "judge_consistent_share": None}
+    other = dict(zip(reversed(start.keys), reversed(start.texts), strict=True))  # the first answer stays
+    mine = [r for r in rollouts if r.sample == 0 and r.prompt.key in other][: config.prompts]
+    judge = EndpointJudge(config.url, config.model, config.key_variable)
+    prompts = [r.prompt for r in mine]
+    found = judged(judge, prompts, [r.response for r in mine], [other[prompt.key] for prompt in prompts])
+    return {
+        **_share("judge_win_rate", found.first_wins, seed),
+        "judge_prompts": len(mine),
+        "judge_consistent_share": float(found.consistent.mean()),
     }
 
 

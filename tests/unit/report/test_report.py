@@ -464,6 +464,7 @@ def test_more_arms_than_colours_are_drawn_with_other_markers(tmp_path):
     arms = tuple(f"arm-{number}" for number in range(12))
     root = synthetic.make(tmp_path / "in", arms=arms)
     many = collect(root, title="Many", config_digest="c" * 64, arms=arms, seeds=(0,), rounds=3)
-    assert all(arm in render(many) for arm in arms)
+    page = render(many)
+    assert all(arm in page for arm in arms)
     looks = {(canvas.arm_marker(index), index % canvas.ARM_COLOURS) for index in range(24)}
     assert len(looks) == 24
