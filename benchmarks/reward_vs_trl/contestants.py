@@ -35,19 +35,24 @@ def ours(field: Field, seed: int) -> torch.nn.Module:
     return model
 
 
-def theirs(field: Field, seed: int, in_our_order: bool = False) -> torch.nn.Module:
-    """TRL's RewardTrainer on the same, with the lengths that it groups by.
+def theirs(field: Field, seed: int) -> torch.nn.Module:
+    """TRL's RewardTrainer on the same, which groups pairs by length itself."""
+    return _theirs(field, seed, in_our_batches=False)
 
-    Args:
-        in_our_order: take the pairs as `ours` presents them instead.
-    """
+
+def theirs_grouped(field: Field, seed: int) -> torch.nn.Module:
+    """The same, given the batches of `ours`: what TRL groups by itself has longer rows where pairs are few."""
+    return _theirs(field, seed, in_our_batches=True)
+
+
+def _theirs(field: Field, seed: int, in_our_batches: bool) -> torch.nn.Module:
     model = _fresh(field, seed)
     rows = [{name: row[name] for name in ("chosen_ids", "rejected_ids")} for row in field.train]
     for row in rows:
         row["length"] = max(len(row["chosen_ids"]), len(row["rejected_ids"]))  # what it pads to
     with tempfile.TemporaryDirectory() as folder:
         given = {**_given(Path(folder), seed), "train_sampling_strategy": "group_by_length"}
-        if in_our_order:
+        if in_our_batches:
             rows, given = presented(rows, [row["length"] for row in rows], given)
         settings = configure(RewardConfig, {**given, "center_rewards_coefficient": CENTRING})
         data = Dataset.from_list(rows)
@@ -77,7 +82,12 @@ def bare(field: Field, seed: int) -> torch.nn.Module:
     return model
 
 
-CONTESTANTS: dict[str, Contestant] = {"ours": ours, "theirs": theirs, "bare": bare}
+CONTESTANTS: dict[str, Contestant] = {
+    "ours": ours,
+    "theirs": theirs,
+    "theirs_grouped": theirs_grouped,
+    "bare": bare,
+}
 
 
 def timed(name: str, field: Field, seed: int) -> dict[str, float]:
