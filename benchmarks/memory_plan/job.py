@@ -140,6 +140,7 @@ def _reward(config: PipelineConfig, tokenizer: Any, partial: Path) -> None:
         "weight": 1.0,
         "soft_label": 1.0,
         "linear": False,
+        "start": context // 2,
     }
     model = _reward_model(config)
     model.config.pad_token_id = tokenizer.pad_token_id

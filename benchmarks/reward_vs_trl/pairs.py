@@ -65,5 +65,5 @@ def _rows(encoder: PairEncoder, pairs: list[Comparison]) -> list[dict[str, Any]]
     for encoded in encoder.encode_pairs(pairs):
         if not isinstance(encoded, str):
             ids = {"chosen_ids": list(encoded.chosen), "rejected_ids": list(encoded.rejected)}
-            kept.append({**ids, "margin": 0.0, "weight": 1.0, "soft_label": 1.0, "linear": False})
+            kept.append({**ids, "margin": 0.0, "weight": 1.0, "soft_label": 1.0, "linear": False, "start": 1})
     return kept

@@ -109,6 +109,7 @@ from inverse_alignment.maths.pairwise import (
     paired_gain,
     preference_log_likelihood,
 )
+from inverse_alignment.maths.prefixes import look_ahead, temporal_smoothness
 from inverse_alignment.maths.ranks import average_ranks, rank_correlation, rank_correlation_interval
 from inverse_alignment.maths.rewardbench import (
     answer_margins,
@@ -445,6 +446,20 @@ ENTRIES: dict[str, Entry] = {
         lambda: hinge_loss(t(2.0, 0.0), t(0.5, 1.0), t(1.0, 3.0)),  # (1 · 0 + 3 · 2) / 4
         1.5,
         lambda c: hinge_loss(c.x[:, 0], c.y[:, 0], c.weights),
+    ),
+    "prefixes.temporal_smoothness": Entry(
+        lambda: temporal_smoothness(t([9.0, 1.0, 3.0, 6.0]), torch.tensor([[False, True, True, True]])),
+        t(6.5),  # ((1 - 3)² + (3 - 6)²) / 2
+        lambda c: temporal_smoothness(c.x, c.mask).sum(),
+        "rows and columns",
+        learns=True,
+    ),
+    "prefixes.look_ahead": Entry(
+        lambda: look_ahead(t([9.0, 1.0, 3.0, 6.0]), t(6.0), torch.tensor([[False, True, True, True]])),
+        t(17.0),  # ((1 - 6)² + (3 - 6)²) / 2
+        lambda c: look_ahead(c.x, c.scores, c.mask).sum(),
+        "rows and columns",
+        learns=True,
     ),
     "pairwise.contrast_loss": Entry(
         lambda: contrast_loss(t(2.0, 0.0), t(0.0, 1.0), t(3.0, 1.0)),  # -(3 · 2 + 1 · -1) / 4

@@ -1,4 +1,4 @@
-"""The stage reward_model with what its training may be told besides: adapters, an early stop."""
+"""The stage reward_model with what its training may be told besides: adapters, an early stop, values of beginnings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from inverse_alignment.core.metrics import read_metrics
 from inverse_alignment.models.loading import load_reward_model
 from inverse_alignment.reward.family_settings import EnsembleReward, LoraTrunks
 from inverse_alignment.reward.settings import LoraRule
-from inverse_alignment.reward.training_settings import HeldOutStop, TrainReward
+from inverse_alignment.reward.training_settings import HeldOutStop, TrainReward, ValuePrefixes
 from tests.stages.chain import Chain
 from tests.stages.test_reward_families import make
 
@@ -24,6 +24,7 @@ def test_adapters_learn_until_it_no_longer_helps_and_a_plain_model_is_written(br
         epochs=3,
         learning_rate=5e-2,
         batch_size=16,
+        prefixes=ValuePrefixes(),
         weights=LoraRule(rank=2),
         stop=HeldOutStop(every=2, patience=2, pairs=32),
     )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from inverse_alignment.core.batches import length_groups
+from inverse_alignment.core.errors import UserError
+from inverse_alignment.models.score_features import score_layer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,13 +42,66 @@ def sequence_scores(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor
     """
     if not is_causal(model):
         return plain_scores(model, ids, mask)
+    parts = [(rows, model(input_ids=shown, use_cache=False).logits) for rows, shown in _parts(ids, mask)]
+    return torch.cat([scores for _, scores in parts]).squeeze(-1).float()[_order(parts, ids)]
+
+
+class PrefixScores(NamedTuple):
+    """What a model says of sequences and of their beginnings.
+
+    Attributes:
+        final: (n,) scores of the sequences, float32.
+        values: (n, t) scores at every position, float32; anything at padding.
+    """
+
+    final: Tensor
+    values: Tensor
+
+
+def prefix_scores(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> PrefixScores:
+    """`sequence_scores`, and what the score head makes of every position.
+
+    Raises:
+        UserError: the model's score is not read off at one position of a causal model.
+    """
+    if not is_causal(model):
+        raise _no_prefixes(model)
+    seen: list[Tensor] = []
+    watch = score_layer(model).register_forward_hook(lambda module, given, made: seen.append(made))
+    finals, values = [], []
+    try:
+        for rows, shown in _parts(ids, mask):
+            finals.append((rows, model(input_ids=shown, use_cache=False).logits))
+            if seen[-1].shape != (*shown.shape, 1):
+                raise _no_prefixes(model)
+            values.append(functional.pad(seen[-1].squeeze(-1), (0, ids.shape[1] - shown.shape[1])))
+    finally:
+        watch.remove()
+    order = _order(finals, ids)
+    return PrefixScores(
+        torch.cat([scores for _, scores in finals]).squeeze(-1).float()[order], torch.cat(values).float()[order]
+    )
+
+
+def _no_prefixes(model: PreTrainedModel) -> UserError:
+    return UserError(
+        f"a {type(model).__name__} says nothing of the beginning of an answer",
+        where="reward.prefixes.type",
+        fix="set it to off, or use a decoder whose score head reads one position",
+    )
+
+
+def _parts(ids: Tensor, mask: Tensor) -> list[tuple[list[int], Tensor]]:
+    """Rows that are read together, and their ids as wide as the longest of them."""
     lengths = mask.sum(-1).tolist()
-    on_cpu = ids.device.type == "cpu"
-    most = PART_TOKENS if on_cpu else ids.numel()
+    most = PART_TOKENS if ids.device.type == "cpu" else ids.numel()
     groups = length_groups(lengths, most, PASS_COSTS.get(ids.device.type, PASS_COSTS_ELSEWHERE))
-    scores = [model(input_ids=ids[rows, : lengths[rows[-1]]], use_cache=False).logits for rows in groups]
-    order = torch.tensor([row for rows in groups for row in rows], device=ids.device)
-    return torch.cat(scores).squeeze(-1).float()[order.argsort()]
+    return [(rows, ids[rows, : lengths[rows[-1]]]) for rows in groups]
+
+
+def _order(parts: Sequence[tuple[list[int], Tensor]], ids: Tensor) -> Tensor:
+    """Where in the parts, one after another, each row is."""
+    return torch.tensor([row for rows, _ in parts for row in rows], device=ids.device).argsort()
 
 
 _IS_CAUSAL: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()

@@ -22,11 +22,12 @@ from inverse_alignment.core.parallel import group, shares
 from inverse_alignment.core.records import Comparison
 from inverse_alignment.core.seeding import derive_seed
 from inverse_alignment.maths.pairwise import bradley_terry_loss, contrast_loss
+from inverse_alignment.maths.prefixes import look_ahead, temporal_smoothness
 from inverse_alignment.maths.spread import score_spread
-from inverse_alignment.models.sequence_scores import plain_scores, sequence_scores
+from inverse_alignment.models.sequence_scores import plain_scores, prefix_scores, sequence_scores
 from inverse_alignment.models.trl_training import apart, configure, presented, shared_out, train
 from inverse_alignment.reward.held_out import HeldOut
-from inverse_alignment.text.render import encode_answers
+from inverse_alignment.text.render import encode_answers, encode_prompts, prompt_budget
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,11 +35,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PairLoss:
-    """What `maths.pairwise.bradley_terry_loss` needs besides scores."""
+    """What `maths.pairwise.bradley_terry_loss` needs besides scores, and what is asked of the beginnings of answers.
+
+    Attributes:
+        smoothness: weight of `maths.prefixes.temporal_smoothness` of both answers of a pair.
+        look_ahead: the same of `maths.prefixes.look_ahead`.
+    """
 
     smoothing: float
     centring: float
     use_margins: bool
+    smoothness: float = 0.0
+    look_ahead: float = 0.0
+
+    @property
+    def of_prefixes(self) -> bool:
+        """Whether the beginnings of answers matter."""
+        return bool(self.smoothness or self.look_ahead)
 
 
 @dataclass(frozen=True)
@@ -120,28 +133,44 @@ class WeightedRewardTrainer(RewardTrainer):
 
         Of one process's part of a batch, the loss times its share: the mean over processes is that of the whole batch.
         """
-        # several processes would wait for each other at every pass: each makes one
-        read = sequence_scores if group().size == 1 else plain_scores
-        scores = read(model, inputs["input_ids"], inputs["attention_mask"])
-        chosen, rejected = scores.chunk(2)
         weights, settings = inputs["weights"], self._pair_loss
+        scores, penalties = _read(model, inputs, settings)
+        chosen, rejected = scores.chunk(2)
         margins = inputs["margin"] if settings.use_margins else torch.zeros_like(chosen)
         counts = weights > 0  # the others only fill up a batch that several processes share
         by_weight, by_pair = shares(group(), weights.sum(), counts.sum())
         if by_pair:
-            loss = by_weight * _mixed_loss(
-                chosen[counts],
-                rejected[counts],
-                weights[counts],
-                margins[counts],
-                inputs["soft_labels"][counts],
-                inputs["linear"][counts],
-                settings,
-                by_pair / by_weight,
+            loss = (
+                by_weight
+                * _mixed_loss(
+                    chosen[counts],
+                    rejected[counts],
+                    weights[counts],
+                    margins[counts],
+                    inputs["soft_labels"][counts],
+                    inputs["linear"][counts],
+                    settings,
+                    by_pair / by_weight,
+                )
+                + by_weight * (weights * penalties).sum() / weights.sum()
             )
         else:
             loss = 0.0 * (chosen + rejected).sum()
         return (loss, {"logits": scores}) if return_outputs else loss
+
+
+def _read(model: Any, inputs: dict[str, Tensor], settings: PairLoss) -> tuple[Tensor, Tensor]:
+    """Scores (2n,) of a batch of pairs, and what the beginnings of both answers of each pair are penalised by, (n,)."""
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    if not settings.of_prefixes:
+        # several processes would wait for each other at every pass: each makes one
+        scores = (sequence_scores if group().size == 1 else plain_scores)(model, ids, mask)
+        return scores, torch.zeros_like(scores[::2])
+    final, values = prefix_scores(model, ids, mask)
+    of_answer = mask.bool() & (torch.arange(ids.shape[1], device=ids.device) >= inputs["starts"].repeat(2)[:, None] - 1)
+    both = settings.smoothness * temporal_smoothness(values, of_answer)
+    both = both + settings.look_ahead * look_ahead(values, final, of_answer)
+    return final, both[: len(ids) // 2] + both[len(ids) // 2 :]
 
 
 def _mixed_loss(
@@ -166,7 +195,7 @@ def _mixed_loss(
 
 
 class PairCollator:
-    """TRL's collator, and the weights, soft labels and kinds of loss that it would drop."""
+    """TRL's collator, and the weights, soft labels, kinds of loss and lengths of prompts that it would drop."""
 
     def __init__(self, pad_token_id: int) -> None:
         self._pairs = DataCollatorForPreference(pad_token_id=pad_token_id)
@@ -174,7 +203,7 @@ class PairCollator:
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Pad the pairs of a batch."""
         batch: dict[str, Tensor] = self._pairs(examples)
-        ours = {"weights": "weight", "soft_labels": "soft_label", "linear": "linear"}
+        ours = {"weights": "weight", "soft_labels": "soft_label", "linear": "linear", "starts": "start"}
         return {**batch, **{key: torch.tensor([example[name] for example in examples]) for key, name in ours.items()}}
 
 
@@ -195,6 +224,7 @@ def pair_rows(
     """
     prompts = [pair.prompt for pair in pairs]
     sides = [encode_answers(tokenizer, prompts, [p.answers[i] for p in pairs], max_tokens) for i in (0, 1)]
+    starts = [len(ids) for ids in encode_prompts(tokenizer, prompts, prompt_budget(max_tokens))]
     return [
         {
             "chosen_ids": chosen,
@@ -203,9 +233,10 @@ def pair_rows(
             "weight": weight * pair.weight,
             "soft_label": 1.0 if pair.soft_label is None else pair.soft_label,
             "linear": kind,
+            "start": start,
         }
-        for chosen, rejected, pair, weight, kind in zip(
-            *sides, pairs, weights, linear or [False] * len(pairs), strict=True
+        for chosen, rejected, start, pair, weight, kind in zip(
+            *sides, starts, pairs, weights, linear or [False] * len(pairs), strict=True
         )
         if chosen != rejected
     ]
@@ -233,13 +264,19 @@ def fit(
         held_out: what ends the training early, and says which weights are kept.
 
     Raises:
-        UserError: there is nothing to learn; or `ahead` or `held_out` is asked of a model that is sharded over
-            processes.
+        UserError: there is nothing to learn; `ahead` or `held_out` is asked of a model that is sharded over
+            processes; or the beginnings of answers are to be read by several.
     """
     if not rows:
         raise UserError("no pair has two different answers", where="data", fix="see `inverse-alignment data inspect`")
     if apart(model) is not model:
         _require_whole(ahead, held_out)
+    if pair_loss.of_prefixes and group().size > 1:
+        raise UserError(
+            "the beginnings of answers are read by one process",
+            where="runtime.launcher.stages",
+            fix="leave reward_model out of it, or set reward.prefixes.type=off",
+        )
     lengths = [max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
     rows, arguments = shared_out(*presented(rows, lengths, arguments), lambda row: {**row, "weight": 0.0})
     trainer = WeightedRewardTrainer(

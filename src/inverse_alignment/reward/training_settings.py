@@ -25,6 +25,20 @@ class HeldOutStop(Section):
     pairs: int = Field(256, ge=1, description="held-out pairs that are looked at, the first of the split")
 
 
+class FreePrefixes(Section):
+    """Nothing is asked of what the model says of the beginnings of answers."""
+
+    type: Literal["off"] = "off"
+
+
+class ValuePrefixes(Section):
+    """TCRM (arXiv 2604.22981): the score of a beginning is to be what the whole will score, like a value."""
+
+    type: Literal["values"] = "values"
+    smoothness: float = Field(0.1, ge=0, description="weight of the squared change of the score from token to token")
+    look_ahead: float = Field(0.01, ge=0, description="weight of its squared distance from the score of the whole")
+
+
 class TrainReward(Section):
     """Bradley-Terry training on one split of all sources: train, and audit for the model that audits it."""
 
@@ -38,6 +52,9 @@ class TrainReward(Section):
     use_margins: bool = Field(False, description="subtract the data's preference strength from the score gap")
     start: Literal["sft", "base"] = Field(
         "sft", description="whose trunk the model starts from, if the tokenizers are equal"
+    )
+    prefixes: Annotated[FreePrefixes | ValuePrefixes, Field(discriminator="type")] = Field(
+        FreePrefixes(), description="what is asked of the scores of beginnings of answers"
     )
     weights: Annotated[FullRule | LoraRule, Field(discriminator="type")] = Field(
         FullRule(), description="which weights learn: all, or adapters and the score head"

@@ -15,7 +15,7 @@ from inverse_alignment.models.specs import ModelSpec
 from inverse_alignment.reward.ava_settings import AvaReward, PreferenceTransformerReward
 from inverse_alignment.reward.family_settings import EnsembleReward, InformReward, LaplaceReward, OdinReward, WarmReward
 from inverse_alignment.reward.settings import LoraRule
-from inverse_alignment.reward.training_settings import CheckpointReward, HeldOutStop, TrainReward
+from inverse_alignment.reward.training_settings import CheckpointReward, HeldOutStop, TrainReward, ValuePrefixes
 
 RewardConfig = Annotated[
     TrainReward
@@ -159,7 +159,7 @@ def _train(
     """
     from inverse_alignment.models.adapters import adapt_trunk, merge_adapters
     from inverse_alignment.models.trl_training import arguments
-    from inverse_alignment.reward.bradley_terry import PairLoss, fit, pair_rows
+    from inverse_alignment.reward.bradley_terry import fit, pair_rows
     from inverse_alignment.reward.held_out import HeldOut
 
     def rows(of: Sequence[Comparison]) -> list[dict[str, Any]]:
@@ -185,7 +185,7 @@ def _train(
             batch_size=config.batch_size,
             warmup_share=config.warmup_share,
         ),
-        PairLoss(config.label_smoothing, config.centring, config.use_margins),
+        _pair_loss(config),
         context.partial,
         context.report,
         context.runtime.checkpoint_seconds,
@@ -194,3 +194,11 @@ def _train(
     if isinstance(config.weights, LoraRule):
         merge_adapters(model)
     return {**trained, "pairs": len(pairs), "identical_pairs": len(pairs) - len(shown)}
+
+
+def _pair_loss(config: TrainReward) -> Any:
+    from inverse_alignment.reward.bradley_terry import PairLoss
+
+    asked = config.prefixes
+    of_prefixes = (asked.smoothness, asked.look_ahead) if isinstance(asked, ValuePrefixes) else ()
+    return PairLoss(config.label_smoothing, config.centring, config.use_margins, *of_prefixes)

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from inverse_alignment.core.batches import pad_right
+from inverse_alignment.core.errors import UserError
 from inverse_alignment.models import sequence_scores as subject
-from inverse_alignment.models.sequence_scores import is_causal, plain_scores, sequence_scores
+from inverse_alignment.models.sequence_scores import is_causal, plain_scores, prefix_scores, sequence_scores
 from tests.unit.models import tiny
 
 LENGTHS = (3, 40, 9, 9, 27, 1, 60)
@@ -109,3 +110,25 @@ def test_few_of_the_tokens_read_are_padding(monkeypatch):
     ids, mask = rows(0)
     assert sequence_scores(model, ids, mask).tolist() == ids[:, 0].tolist()
     assert sum(read) == sum(LENGTHS) < ids.numel() / 2
+
+
+@pytest.mark.parametrize("most", [subject.PART_TOKENS, 30])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_the_score_of_a_beginning_is_that_of_the_beginning_alone(monkeypatch, name, most):
+    monkeypatch.setattr(subject, "PART_TOKENS", most)
+    monkeypatch.setattr(subject, "PASS_COSTS", {"cpu": 1})
+    model, pad = MODELS[name]()
+    ids, mask = rows(pad)
+    found = prefix_scores(model, ids, mask)
+    torch.testing.assert_close(found.final, plain_scores(model, ids, mask), **CLOSE)
+    assert found.values.shape == ids.shape
+    for row, length in enumerate(LENGTHS):
+        for kept in {1, length // 2 or 1, length}:
+            alone = model(input_ids=ids[row : row + 1, :kept]).logits.squeeze()
+            torch.testing.assert_close(found.values[row, kept - 1], alone, **CLOSE)
+
+
+def test_an_encoder_says_nothing_of_beginnings():
+    model, pad = encoder()
+    with pytest.raises(UserError, match="says nothing of the beginning of an answer"):
+        prefix_scores(model, *rows(pad))
