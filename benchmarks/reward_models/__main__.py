@@ -17,7 +17,18 @@ from pathlib import Path
 
 from benchmarks.bakeoff import rows as table
 from benchmarks.reward_models import analysis
-from benchmarks.reward_models.plan import BASELINE, METHODS, REAL, ROOT, WORLD, Sizes, Unit, digest_of, digest_of_code
+from benchmarks.reward_models.plan import (
+    BASELINE,
+    METHODS,
+    POLICIES,
+    REAL,
+    ROOT,
+    WORLD,
+    Sizes,
+    Unit,
+    digest_of,
+    digest_of_code,
+)
 from inverse_alignment.core.errors import UserError
 
 RESULTS = ROOT / "docs/results/reward-models"
@@ -55,6 +66,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder with pairs/*.jsonl.gz; without it the world alone")
     parser.add_argument("--json", type=Path, help="file to write the result to")
     parser.add_argument("--quick", action="store_true", help="one seed")
+    parser.add_argument(
+        "--ppo", action="store_true", help="in the world, optimise the backbone against some of them too"
+    )
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), help="only these, and the baseline")
     parser.add_argument("--sets", nargs="+", choices=[WORLD, *REAL], help="only these data")
     parser.add_argument("--seeds", type=int, nargs="+", help="0 to 4; 0 if quick")
@@ -74,11 +88,13 @@ def _run(options: argparse.Namespace, sizes: Sizes, code: str) -> None:
     commit, began = _commit(), time.monotonic()
     names = [BASELINE, *(options.methods or METHODS)]
     for unit in (Unit(data, seed) for seed in options.seeds for data in options.sets):
-        left = missing(table.read(options.rows), unit, names, sizes, code)
+        wanted = [*names, *(POLICIES if options.ppo and unit.data == WORLD else ())]
+        left = missing(table.read(options.rows), unit, wanted, sizes, code)
         for row in run(unit, left, sizes, options.data, options.folder):
             table.append(options.rows, {**row, "commit": commit})
+            said = f"{100 * row['accuracy']:.1f} %" if "accuracy" in row else f"gold {row['gold']:.3f}"
             print(
-                f"{unit.data}, seed {unit.seed}: {row['method']} {100 * row['accuracy']:.1f} % "
+                f"{unit.data}, seed {unit.seed}: {row['method']} {said} "
                 f"({row['seconds']:.0f} s; {time.monotonic() - began:.0f} s in all)",
                 flush=True,
             )
@@ -87,7 +103,7 @@ def _run(options: argparse.Namespace, sizes: Sizes, code: str) -> None:
 def missing(rows: list[table.Row], unit: Unit, names: Sequence[str], sizes: Sizes, code: str) -> list[str]:
     """The methods of a unit that no row of this code and these settings is of."""
     done = {(analysis.key_of(row), row["code"], row["config"]) for row in rows}
-    return [name for name in names if ((*unit, name), code, digest_of(sizes, METHODS.get(name))) not in done]
+    return [name for name in names if ((*unit, name), code, digest_of(sizes, name)) not in done]
 
 
 def _commit() -> str:

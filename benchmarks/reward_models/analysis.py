@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bakeoff.rows import Row
-from benchmarks.reward_models.plan import BASELINE, METHODS, REFERENCE, Sizes, digest_of
+from benchmarks.reward_models.plan import BASELINE, METHODS, POLICIES, REFERENCE, Sizes, digest_of
 from inverse_alignment.maths.bootstrap import Interval
 
 SEED, CONFIDENCE, RESAMPLES = 0, 0.95, 5000
 ORDER = (BASELINE, *METHODS)
+BEFORE = "ppo_bt"
+"""The policy that the others are compared with."""
 
 
 def key_of(row: Row) -> tuple[str, int, str]:
@@ -22,9 +24,7 @@ def key_of(row: Row) -> tuple[str, int, str]:
 
 def current(rows: Iterable[Row], sizes: Sizes, code: str) -> list[Row]:
     """Of each unit and method the last row of this code and these settings."""
-    mine = [
-        row for row in rows if row["code"] == code and row["config"] == digest_of(sizes, METHODS.get(row["method"]))
-    ]
+    mine = [row for row in rows if row["code"] == code and row["config"] == digest_of(sizes, row["method"])]
     return list({key_of(row): row for row in mine}.values())
 
 
@@ -44,16 +44,36 @@ def interval(by_seed: Sequence[np.ndarray]) -> Interval:
 def result(rows: Sequence[Row]) -> dict[str, Any]:
     """The JSON of `--json`: data to method to what was measured."""
     found: dict[str, dict[str, Any]] = {}
-    for data in dict.fromkeys(row["data"] for row in rows):
-        mine = {(row["method"], row["seed"]): row for row in rows if row["data"] == data}
+    judged = [row for row in rows if row["method"] in ORDER]
+    for data in dict.fromkeys(row["data"] for row in judged):
+        mine = {(row["method"], row["seed"]): row for row in judged if row["data"] == data}
         names = [name for name in ORDER if any(method == name for method, _ in mine)]
         found[data] = {name: _method(name, mine) for name in names}
     return {
         "data": found,
+        "policies": policies(rows),
         "seeds": sorted({row["seed"] for row in rows}),
         "commits": sorted({row["commit"] for row in rows}),
         "seconds": round(sum(row["seconds"] for row in rows), 1),
     }
+
+
+def policies(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """What PPO made of the reward models, in the world: gold, and the difference from Bradley-Terry inside seeds."""
+    found = {(row["method"], row["seed"]): row for row in rows if row["method"] in POLICIES}
+    said: dict[str, dict[str, Any]] = {}
+    for name in (each for each in POLICIES if any(each == method for method, _ in found)):
+        mine = {seed: row for (method, seed), row in found.items() if method == name}
+        said[name] = {
+            "seeds": len(mine),
+            "gold": _said(interval([np.array(row["by_prompt"]) for row in mine.values()])),
+            **{key: _mean([row[key] for row in mine.values()]) for key in ("kl", "rm_score", "tokens")},
+        }
+        both = [seed for seed in mine if (BEFORE, seed) in found]
+        if name != BEFORE and both:
+            gaps = [np.array(found[name, s]["by_prompt"]) - np.array(found[BEFORE, s]["by_prompt"]) for s in both]
+            said[name][f"over_{BEFORE}"] = _said(interval(gaps))
+    return said
 
 
 def _method(name: str, rows: dict[tuple[str, int], Row]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.bakeoff.page import MARKED
 from benchmarks.bakeoff.rows import Row
 from benchmarks.reward_models import analysis
-from benchmarks.reward_models.plan import BASELINE, REFERENCE, ROOT
+from benchmarks.reward_models.plan import BASELINE, POLICIES, REFERENCE, ROOT
 
 PAGE = ROOT / "docs/results/reward-models.md"
 NONE = "–"
@@ -95,8 +95,20 @@ def degenerate(rows: Sequence[Row], found: Mapping[str, Any]) -> str:
     return _table(found, cell, skip=(BASELINE, REFERENCE))
 
 
+def policies(rows: Sequence[Row], found: Mapping[str, Any]) -> str:
+    """What PPO made of the reward models."""
+    header = ["optimised against", "gold", "less Bradley-Terry's", "KL to the backbone, nats", "tokens"]
+    lines = []
+    for name, said in found["policies"].items():
+        policy = POLICIES[name]
+        dense = ", token by token" if policy.credit.type == "dense" else ""
+        cells = [_number(said["gold"]), _number(said.get(f"over_{analysis.BEFORE}"), "+")]
+        lines.append([f"{NAMES[policy.method]}{dense}", *cells, f"{said['kl']:.2f}", f"{said['tokens']:.1f}"])
+    return _lines(header, lines) if lines else "No runs."
+
+
 PARTS: dict[str, Callable[[Sequence[Row], Mapping[str, Any]], str]] = {
-    part.__name__: part for part in (provenance, accuracy, over_bt, world, degenerate)
+    part.__name__: part for part in (provenance, accuracy, over_bt, world, policies, degenerate)
 }
 
 
@@ -113,6 +125,13 @@ def _table(found: Mapping[str, Any], cell: Callable[[Mapping[str, Any]], str], s
 def _lines(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rows = [header, ["---"] * len(header), *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _number(said: Mapping[str, Any] | None, sign: str = "") -> str:
+    if said is None:
+        return NONE
+    low, high = said["ci95"]
+    return f"{said['mean']:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def _percent(said: Mapping[str, Any] | None, sign: str = "") -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from inverse_alignment.core.artifact import canonical_json, sha256_text
 from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.fingerprint import code_digest, versions
 from inverse_alignment.models.specs import InitialisedModel
+from inverse_alignment.optimise.credit_settings import CreditConfig, DenseCredit, TerminalCredit
+from inverse_alignment.optimise.settings import PpoConfig
 from inverse_alignment.reward.ava_settings import (
     AvaReward,
     DemonstrationsObjective,
@@ -55,6 +57,30 @@ At γ = 1 the residuals of an answer add up to two ends, below it to a share of 
 """
 
 
+class Policy(NamedTuple):
+    """A policy that PPO makes.
+
+    Attributes:
+        method: whose reward model it is optimised against.
+        credit: how the score, or the model's own token rewards, reach the tokens.
+    """
+
+    method: str
+    credit: CreditConfig
+
+
+PPO = PpoConfig(steps=40, batch_size=32, max_new_tokens=48)
+"""The project's own settings, but for these."""
+POLICIES = {
+    "ppo_bt": Policy(REFERENCE, TerminalCredit()),
+    "ppo_preference_transformer": Policy("preference_transformer", TerminalCredit()),
+    "ppo_ava_p": Policy("ava_p", TerminalCredit()),
+    "ppo_ava_p_dense": Policy("ava_p", DenseCredit()),
+    "ppo_ava_d_dense": Policy("ava_d", DenseCredit()),
+}
+"""`dense` pays the mean reward of every token, as the paper's J(w) does."""
+
+
 class Sizes(Section):
     """How much of the data is used, and how large the backbone is."""
 
@@ -88,7 +114,12 @@ def digest_of_code() -> str:
     return sha256_text(canonical_json({"stages": stages, "world": world, "measured": MEASURED}))[:16]
 
 
-def digest_of(sizes: Sizes, method: BaseModel | None = None) -> str:
-    """Of the settings that one method sees; without one, of those that its backbone does."""
-    settings = {"sizes": sizes.model_dump(), "method": None if method is None else method.model_dump()}
+def digest_of(sizes: Sizes, name: str | None = None) -> str:
+    """Of the settings that a method, or a policy, depends on; without a name, of those that its backbone does."""
+    policy = POLICIES.get(name or "")
+    method = METHODS.get(policy.method if policy else name or "")
+    settings: dict[str, Any] = {"sizes": sizes.model_dump(), "method": None if method is None else method.model_dump()}
+    if policy:
+        stage = code_digest(STAGES["ppo"].module)
+        settings |= {"credit": policy.credit.model_dump(), "ppo": PPO.model_dump(), "stage": stage}
     return sha256_text(canonical_json(settings))[:16]

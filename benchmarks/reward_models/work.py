@@ -15,7 +15,8 @@ import torch
 
 from benchmarks.bakeoff.rows import Row
 from benchmarks.reward_models.collection import Pairs, pairs_of
-from benchmarks.reward_models.plan import BASELINE, METHODS, WORLD, Sizes, Unit, digest_of, digest_of_code
+from benchmarks.reward_models.plan import BASELINE, METHODS, POLICIES, WORLD, Sizes, Unit, digest_of, digest_of_code
+from benchmarks.reward_models.policy import optimised
 from inverse_alignment.core.context import RuntimeConfig, StageContext
 from inverse_alignment.core.metrics import FileReport
 from inverse_alignment.core.protocols import Score
@@ -26,7 +27,7 @@ from inverse_alignment.generation.answers import Sampling, answer
 from inverse_alignment.maths.best_of_n import best_of_n
 from inverse_alignment.maths.grouping import group_means
 from inverse_alignment.models.loading import load_policy, new_policy, reward_model_from_trunk, save_model
-from inverse_alignment.models.reward_scores import RewardScorer
+from inverse_alignment.models.reward_scores import RewardScorer, Scorer
 from inverse_alignment.models.trl_training import arguments
 from inverse_alignment.optimise.supervised import demonstrations, fine_tune
 from inverse_alignment.reward.bradley_terry import PairLoss, fit, pair_rows
@@ -59,7 +60,7 @@ class Backbone:
 
 
 def run(unit: Unit, methods: Sequence[str], sizes: Sizes, data: Path | None, scratch: Path) -> Iterator[Row]:
-    """A row for each method, as it is known."""
+    """A row for each method or policy, as it is known."""
     torch.set_num_threads(1)
     pairs = pairs_of(unit, sizes, data)
     backbone = None
@@ -69,12 +70,17 @@ def run(unit: Unit, methods: Sequence[str], sizes: Sizes, data: Path | None, scr
             measured = _accuracy(longer_wins(pairs.test), pairs.test)
         else:
             backbone = backbone or prepare(unit, pairs, sizes, scratch)
+            policy = POLICIES.get(name)
+            method = policy.method if policy else name
             with TemporaryDirectory(dir=scratch) as partial:
-                score, trained = train(name, unit, pairs, backbone.folder, sizes, Path(partial))
-            measured = {**judge(score, pairs.test, backbone, sizes), "training": trained}
+                score, trained = train(method, unit, pairs, backbone.folder, sizes, Path(partial))
+            if policy:
+                measured = optimised(policy, score, pairs, backbone.folder, sizes, unit.seed)
+            else:
+                measured = {**judge(score, pairs.test, backbone, sizes), "training": trained}
         yield {
             **{"data": unit.data, "seed": unit.seed, "method": name, "train_pairs": len(pairs.train)},
-            **{"code": digest_of_code(), "config": digest_of(sizes, METHODS.get(name))},
+            **{"code": digest_of_code(), "config": digest_of(sizes, name)},
             **measured,
             "seconds": round(time.process_time() - began, 1),
         }
@@ -121,7 +127,7 @@ def _answers(folder: Path, pairs: Sequence[Comparison], sizes: Sizes, seed: int)
 
 def train(
     name: str, unit: Unit, pairs: Pairs, folder: Path, sizes: Sizes, partial: Path
-) -> tuple[Score, dict[str, Any]]:
+) -> tuple[Scorer, dict[str, Any]]:
     """A reward model of a method, and what its training gave."""
     config, tokenizer = METHODS[name], load_tokenizer(folder).tokenizer
     report = FileReport(partial / "metrics.jsonl")
@@ -134,7 +140,7 @@ def train(
 
 def _bradley_terry(
     config: TrainReward, unit: Unit, pairs: Pairs, folder: Path, sizes: Sizes, partial: Path
-) -> tuple[Score, dict[str, Any]]:
+) -> tuple[Scorer, dict[str, Any]]:
     tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder).tokenizer
     model = reward_model_from_trunk(folder, unit.seed)
     model.config.pad_token_id = tokenizer.pad_token_id

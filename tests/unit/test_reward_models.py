@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from benchmarks.bakeoff import rows as table
-from benchmarks.reward_models import analysis, page
+from benchmarks.reward_models import analysis, page, policy
 from benchmarks.reward_models.__main__ import missing
 from benchmarks.reward_models.collection import pairs_of
-from benchmarks.reward_models.plan import BASELINE, METHODS, REAL, REFERENCE, WORLD, Sizes, Unit, digest_of
+from benchmarks.reward_models.plan import BASELINE, METHODS, POLICIES, REAL, REFERENCE, WORLD, Sizes, Unit, digest_of
 from benchmarks.reward_models.work import run
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.models.specs import InitialisedModel
@@ -33,7 +33,7 @@ TINY = Sizes(
 
 def row(method, data=WORLD, seed=0, by_prompt=(1.0, 0.0), **more):
     found = {"accuracy": float(np.mean(by_prompt)), "by_prompt": list(by_prompt), "test_pairs": len(by_prompt)}
-    plain = {"code": "c", "config": digest_of(TINY, METHODS.get(method)), "commit": "abc1234", "seconds": 1.0}
+    plain = {"code": "c", "config": digest_of(TINY, method), "commit": "abc1234", "seconds": 1.0}
     return {"data": data, "seed": seed, "method": method, **plain, **found, **more}
 
 
@@ -72,7 +72,9 @@ def test_only_what_has_no_row_of_this_code_and_these_settings_is_missing():
     names = [BASELINE, "bt", "ava_p", "ava_d"]
     assert missing(rows, Unit(WORLD, 0), names, TINY, "c") == ["ava_p", "ava_d"]
     assert analysis.current(rows, TINY, "c") == [rows[0], rows[1], rows[4]]
-    assert digest_of(TINY, METHODS["ava_p"]) != digest_of(TINY, METHODS["ava_p_printed_cer"])
+    names = [None, *METHODS, *POLICIES]
+    assert len({digest_of(TINY, name) for name in names}) == len(names)
+    assert digest_of(TINY, BASELINE) == digest_of(TINY)
 
 
 def test_an_interval_counts_seeds_before_prompts():
@@ -101,13 +103,17 @@ def test_differences_are_taken_inside_a_seed_and_prompt():
 def test_the_page_is_made_between_its_marks(tmp_path):
     best = {"best_of": {"1": 0.1, "4": 0.2}, "oracle_best_of": {"1": 0.1, "4": 0.9}, "gold_accuracy": 0.75}
     metrics = {"training": {"corr_return_length": 0.5, "corr_return_log_prob": None}}
+    ppo = {"kl": 1.5, "rm_score": 2.0, "tokens": 9.0}
     rows = [row(BASELINE), row("bt", **best), row("ava_p", by_prompt=(1.0, 1.0), **best, **metrics)]
+    rows += [row("ppo_bt", by_prompt=(0.5, 0.5), **ppo), row("ppo_ava_p_dense", by_prompt=(0.75, 0.75), **ppo)]
     path = tmp_path / "page.md"
     path.write_text("".join(f"before\n<!-- made: {name} -->\nSTALE\n<!-- end -->\n" for name in page.PARTS))
     page.render(rows, path)
     text = path.read_text()
     assert "STALE" not in text and text.count("before") == len(page.PARTS)
     assert "| AVA-p | 100.0 [100.0, 100.0] |" in text and "| AVA-p | +50.0 [+0.0, +100.0] |" in text
+    gold = "0.750 [0.750, 0.750] | +0.250 [+0.250, +0.250]"
+    assert f"| AVA-p, token by token | {gold} | 1.50 | 9.0 |" in text
     assert "| AVA-p | 75.0 | 0.100 | 0.200 |" in text and "| AVA-p | 0.50, – |" in text and "One seed" in text
     with pytest.raises(ValueError, match="no rows"):
         page.render([], path)
@@ -120,13 +126,15 @@ def test_every_method_has_a_name_on_the_page():
     assert set(page.NAMES) == set(analysis.ORDER)
 
 
-def test_a_unit_from_end_to_end_and_its_backbone_is_made_once(tmp_path):
-    unit, names = Unit(WORLD, 0), [BASELINE, "bt", "ava_p"]
+def test_a_unit_from_end_to_end_and_its_backbone_is_made_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(policy, "PPO", policy.PPO.model_copy(update={"steps": 1, "batch_size": 4, "max_new_tokens": 4}))
+    unit, names = Unit(WORLD, 0), [BASELINE, "bt", "ava_p", "ppo_ava_p_dense"]
     found = list(run(unit, names, TINY, None, tmp_path))
     assert [each["method"] for each in found] == names
-    for each in found[1:]:
+    for each in found[1:3]:
         assert 0.0 <= each["accuracy"] <= 1.0 and len(each["by_prompt"]) <= 10
         assert set(each["best_of"]) == {"1", "4", "16"} and each["best_of"]["1"] == found[1]["best_of"]["1"]
+    assert np.mean(found[3]["by_prompt"]) == pytest.approx(found[3]["gold"]) and found[3]["kl"] >= 0.0
     (folder,) = tmp_path.iterdir()
     before = (folder / "model.safetensors").stat().st_mtime_ns
     (again,) = run(unit, ["bt"], TINY, None, tmp_path)
