@@ -22,6 +22,7 @@ DIVERGED, DIFFERS, USER_ERROR, INTERRUPTED = 1, 1, 2, 130
 PUBLISHED = Path("data/advice")
 CARD = Path("reports/data-card.html")
 SELECTIONS = Path("reports/selection")
+REPORT = Path("reports/report")
 
 
 class Verbs(TyperGroup):
@@ -466,6 +467,47 @@ def lineage(
     if out:
         write(records, start, out)
         console.print(out, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[str], typer.Argument(help="report folders, artifacts of compare or fingerprints", metavar="[NAME=]RUN...")
+    ],
+    report_dir: Annotated[Path, typer.Option("--report-dir", help="where the page goes", metavar="DIR")] = REPORT,
+    params: Params = PARAMS,
+    preset: Preset = None,
+    overrides: Overrides = None,
+) -> None:
+    """Build the page of one run, or of several side by side: better, how sure, over-optimised, what a refresh did.
+
+    Example: inverse-alignment report plain=reports/latest cheap=reports/cheap-kl --report-dir reports/both
+    """
+    from flows.report import report as build_report
+    from inverse_alignment.core.store import open_store
+
+    _require_writable(report_dir)
+    build_report(runs, open_store(_load(params, preset, overrides).store), report_dir, _console())
+
+
+@app.command()
+def watch(
+    run: Annotated[str, typer.Argument(help="an arm and seed, or a node of the plan", metavar="RUN")],
+    once: Annotated[bool, typer.Option("--once", help="show the curves a single time")] = False,
+    params: Params = PARAMS,
+    preset: Preset = None,
+    overrides: Overrides = None,
+) -> None:
+    """Show the curves of a run while it goes on, or as it ended; from another terminal, with the run's own options.
+
+    Example: inverse-alignment watch none-s0
+    """
+    from flows.watch import watch as show_curves
+    from inverse_alignment.core.store import open_store
+    from tasks import run_stage
+
+    config = _load(params, preset, overrides)
+    show_curves(run, lambda: run_stage.plan(_flow(config), open_store(config.store)), _console(), once)
 
 
 @app.command()

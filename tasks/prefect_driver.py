@@ -299,7 +299,9 @@ def publish(artifact: Artifact, mlflow: str) -> None:
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """The table at the end of a run, as markdown."""
+    """What the report says first, the table at the end of a run and the rounds' alarms, as markdown."""
+    from inverse_alignment.report.mismatch import alarms, four_answers
+
     head = ("arm", "round", *columns(comparison), "gate")
     starts = [start.evaluation for start in comparison.starts]
     rows = [("SFT start", "0", *cells(comparison, starts), "")] if starts else []
@@ -310,7 +312,10 @@ def comparison_text(comparison: Comparison) -> str:
             rows.append((arm, str(index + 1), *shown, gate_cell(rounds)))
     lines = [head, ("---",) * len(head), *rows]
     table = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
-    return f"## {comparison.title}\n\n{table}\n"
+    answers = "\n".join(f"- **{question}** {answer}" for question, answer in four_answers(comparison))
+    found = "\n".join(f"- {alarm.arm}, {alarm.where}: {alarm.text}" for alarm in alarms(comparison))
+    audits = f"\n### What the rounds' own audits found\n\n{found}\n" if found else ""
+    return f"## {comparison.title}\n\n{answers}\n\n{table}\n{audits}"
 
 
 def links_text(artifact: Artifact, mlflow: str) -> str:

@@ -18,7 +18,7 @@ from flows.cli import INTERRUPTED, Verbs, app
 ROOT = Path(__file__).parents[2]
 VERBS = (
     *("run", "plan", "stage", "dvc", "config", "open", "tokens", "data", "data make", "data inspect", "data card"),
-    *("evaluate-rm", "server", "server start", "server stop", "server status"),
+    *("evaluate-rm", "report", "watch", "server", "server start", "server stop", "server status"),
 )
 PROMPTS = [f'{{"prompt": "question {i}", "chosen": "yes {i}", "rejected": "no {i}"}}\n' for i in range(8)]
 

@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from inverse_alignment.report.card import PAGE as CARD
-from inverse_alignment.report.comparison import PAGE, Comparison, Evaluation, Round, Run, load
+from inverse_alignment.report.comparison import FILE, PAGE, Comparison, Evaluation, Round, Run, load
 
 SUMMARY = "summary.json"
 
 
 def write_outputs(comparison_folder: Path, report_dir: Path, wall_seconds: float, config_digest: str) -> None:
-    """Copy the pages and write `summary.json` into the report folder, which is made if it is not there.
+    """Copy pages and comparison and write `summary.json` into the report folder, which is made if it is not there.
 
     Raises:
         UserError: the comparison is missing or cannot be read.
     """
     summary = summarise(load(comparison_folder), wall_seconds, config_digest)
     report_dir.mkdir(parents=True, exist_ok=True)
-    for page in (PAGE, CARD):
-        shutil.copyfile(comparison_folder / page, report_dir / page)
+    for name in (PAGE, CARD, FILE):
+        shutil.copyfile(comparison_folder / name, report_dir / name)
     text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
     (report_dir / SUMMARY).write_text(f"{text}\n", encoding="utf-8")
 
