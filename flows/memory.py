@@ -288,6 +288,7 @@ def _reads_tokens(arm: PipelineConfig) -> bool:
 def _ppo(arm: PipelineConfig, device: Device) -> Need | Unknown:
     from inverse_alignment.models import memory
     from inverse_alignment.models.footprint import Adapters
+    from inverse_alignment.reward.family_settings import whole_models
 
     ppo, spec = arm.ppo, arm.models.reward
     writing = _writing(arm, ppo.max_new_tokens, -(-ppo.batch_size // _processes(arm, "ppo")))
@@ -307,17 +308,19 @@ def _ppo(arm: PipelineConfig, device: Device) -> Need | Unknown:
         here=not device.cuda,
     )
     scored = min(arm.runtime.scoring_rows, ppo.batch_size)
-    return memory.ppo(policy, reward, 2 if _reads_tokens(arm) else 1, settings, writing, scored, spec.context)
+    models = whole_models(arm.reward) + _reads_tokens(arm)
+    return memory.ppo(policy, reward, models, settings, writing, scored, spec.context)
 
 
 def _evaluate(config: PipelineConfig, refreshes: bool) -> Need | Unknown:
     from inverse_alignment.models import memory
+    from inverse_alignment.reward.family_settings import whole_models
 
     spec, there = config.models.reward, _rollout(config, config.evaluation)
     reward = _footprint(spec, "reward", spec.context)
     if isinstance(there, Unknown) or reward is None:
         return _unknown("evaluate", config, *_absent(policy=not isinstance(there, Unknown), reward=reward is not None))
-    models = 1 + (config.data.aggregate.shares.audit > 0) + refreshes
+    models = whole_models(config.reward) * (1 + (config.data.aggregate.shares.audit > 0)) + refreshes
     return memory.evaluate(there, reward, models, config.runtime.scoring_rows, spec.context)
 
 
@@ -403,6 +406,9 @@ def _candidates(config: PipelineConfig, stage: str) -> Iterator[tuple[str, str]]
         rows = getattr(config, section).model_dump().get("batch_size", 1)
         if rows > 1:
             yield f"{section}.batch_size={rows // 2}", RESULT
+    nested = config.reward.model_dump().get("training", {}).get("batch_size", 1)
+    if nested > 1:
+        yield f"reward.training.batch_size={nested // 2}", RESULT
     for role, spec in (("policy", config.models.policy), ("reward", config.models.reward)):
         if isinstance(spec, CheckpointModel) and spec.dtype == "float32":
             yield f"models.{role}.dtype=bfloat16", RESULT

@@ -27,7 +27,14 @@ from inverse_alignment.generation.settings import HIGHEST_TEMPERATURE, LOWEST_TE
 from inverse_alignment.models.specs import CheckpointModel, InitialisedModel, ModelSpec
 from inverse_alignment.optimise.credit_settings import AttentionCredit, DenseCredit, RedistributedCredit, TokenCredit
 from inverse_alignment.optimise.settings import PpoConfig
-from inverse_alignment.reward.family_settings import EnsembleReward, is_classifier, rewards_tokens, says_how_sure
+from inverse_alignment.reward.family_settings import (
+    EnsembleReward,
+    has_outputs,
+    is_classifier,
+    rewards_tokens,
+    says_how_sure,
+    training_of,
+)
 from inverse_alignment.reward.settings import (
     DriftTrigger,
     ExtremesRule,
@@ -174,6 +181,7 @@ class PipelineConfig(Section):
                     fix="choose a divisor",
                 )
         _check_demonstrations(self)
+        _check_caution(self, self.evaluation.caution.type, "evaluation.caution.type")
         _check_answers(self, ("reference_sample", "rollout", "ppo", "evaluation"), "")
         _check_vllm(self, ("reference_sample", "rollout", "evaluation"), "")
         _check_shares(self, tuple(_SECTIONS), "")
@@ -327,9 +335,17 @@ def _check_shares(config: PipelineConfig, sections: Sequence[str], prefix: str) 
         return
     processes = launcher.processes
     for section in sections:
-        batch = getattr(getattr(config, section), "batch_size", None)
+        trained = training_of(config.reward) if section == "reward" else getattr(config, section)
+        batch = getattr(trained, "batch_size", None)
         if batch is None or _SECTIONS.get(section) not in launcher.stages:
             continue
+        if section == "reward" and has_outputs(config.reward):
+            raise UserError(
+                f"a reward model of type {config.reward.type} is trained by one process"
+                f"{'' if config.reward.type != 'ensemble' else ', if its members share a trunk'}",
+                where="runtime.launcher.stages",
+                fix="leave reward_model out of them, or set reward.type to train",
+            )
         if section == "ppo" and batch // config.ppo.minibatches < processes:
             fix = f"at most {batch // config.ppo.minibatches}, the rows of a minibatch"
         elif section != "ppo" and batch % processes:
@@ -360,7 +376,7 @@ def _check_family(config: PipelineConfig, name: str, overrides: Sequence[str]) -
         config: of the arm alone.
         overrides: sections that the arm sets itself.
     """
-    _check_caution(config, _key("ppo.caution.type", name, overrides))
+    _check_caution(config, config.ppo.caution.type, _key("ppo.caution.type", name, overrides))
     kind, credit = config.reward.type, config.ppo.credit
     if isinstance(credit, DenseCredit) and not rewards_tokens(config.reward):
         raise UserError(
@@ -384,9 +400,8 @@ def _check_family(config: PipelineConfig, name: str, overrides: Sequence[str]) -
         )
 
 
-def _check_caution(config: PipelineConfig, where: str) -> None:
+def _check_caution(config: PipelineConfig, caution: str, where: str) -> None:
     """The reward model says what the caution asks for."""
-    caution = config.ppo.caution.type
     if caution == "worst_case" and not isinstance(config.reward, EnsembleReward):
         raise UserError(
             f"the worst case is that among members, and a reward model of type {config.reward.type} has none",

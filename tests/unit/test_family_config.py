@@ -8,6 +8,7 @@ import pytest
 
 from inverse_alignment.config import load
 from inverse_alignment.core.errors import UserError
+from inverse_alignment.reward.family_settings import whole_models
 
 ROOT = Path(__file__).resolve().parents[2]
 NONE = "arms={random: null, similarity: null}"
@@ -54,6 +55,12 @@ def test_an_ensemble_without_refresh_is_a_configuration():
             "reward.training.weights",
             "a shared trunk is trained without",
         ),
+        (["evaluation.caution={type: uwo}"], "evaluation.caution.type", "type train does not say"),
+        (
+            ["reward={type: odin}", "runtime.launcher={type: torchrun, processes: 2}"],
+            "runtime.launcher.stages",
+            "trained by one process",
+        ),
         (["reward={type: ensemble, members: 1}", NONE], "reward.members", "greater than or equal to 2"),
     ],
 )
@@ -61,3 +68,18 @@ def test_what_an_ensemble_cannot_do(overrides, where, what):
     with pytest.raises(UserError, match=what) as error:
         load(root=ROOT, overrides=overrides)
     assert error.value.where.startswith(where)
+
+
+def test_every_model_of_an_ensemble_is_in_the_memory_plan():
+    trunks = {
+        kind: load(root=ROOT, overrides=[f"reward={{type: ensemble, trunk: {{type: {kind}}}}}", NONE]).reward
+        for kind in ("separate", "shared", "lora")
+    }
+    assert {kind: whole_models(reward) for kind, reward in trunks.items()} == {"separate": 4, "shared": 1, "lora": 1}
+    assert whole_models(load(root=ROOT).reward) == 1
+
+
+def test_the_preset_compares_what_caution_makes_of_one_ensemble():
+    config = load(root=ROOT, preset="cautious")
+    cautions = {name: config.for_arm(name).ppo.caution.type for name in config.arms}
+    assert cautions == {"none": "mean", "lower-bound": "lower_bound", "worst-case": "worst_case", "uwo": "uwo"}

@@ -84,11 +84,14 @@ def surface(answers: ScoredAnswers) -> dict[str, float | None]:
     }
 
 
-def best_of_n_probe(answers: ScoredAnswers) -> list[dict[str, float | None]]:
-    """What picking the highest RM score among n of a prompt's answers would give, for n = 1, 2, 4, ...
+def best_of_n_probe(answers: ScoredAnswers, picks: np.ndarray) -> list[dict[str, float | None]]:
+    """What picking the best among n of a prompt's answers would give, for n = 1, 2, 4, ...
 
     A cheap preview of over-optimisation: no policy is trained (arXiv 2210.10760). Only prompts with as many answers as
     most have count.
+
+    Args:
+        picks: (m,) by what the best is picked: the RM score, or what caution makes of it.
     """
     table = _by_prompt(answers.keys)
     sizes = [2**power for power in range(table.shape[1].bit_length()) if 2**power <= table.shape[1]]
@@ -96,7 +99,7 @@ def best_of_n_probe(answers: ScoredAnswers) -> list[dict[str, float | None]]:
 
     def at(n: int) -> dict[str, float | None]:
         found = {
-            name: None if column is None else best_of_n(answers.rm_score[table], column[table], n)
+            name: None if column is None else best_of_n(picks[table], column[table], n)
             for name, column in values.items()
         }
         return {"n": n, "kl": float(best_of_n_divergence(np.array([n]))[0]), **found}

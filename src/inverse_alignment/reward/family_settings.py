@@ -169,6 +169,17 @@ def is_classifier(reward: BaseModel) -> bool:
     return isinstance(reward, (TrainReward, CheckpointReward, WarmReward, OdinReward, InformReward))
 
 
+def whole_models(reward: BaseModel) -> int:
+    """How many whole models are in memory where scores are asked for."""
+    return reward.members if isinstance(reward, EnsembleReward) and isinstance(reward.trunk, SeparateTrunks) else 1
+
+
+def has_outputs(reward: BaseModel) -> bool:
+    """Whether it is trained as one classifier with several outputs: by one process, on batches that stay whole."""
+    shared = isinstance(reward, EnsembleReward) and isinstance(reward.trunk, SharedTrunk)
+    return shared or isinstance(reward, (OdinReward, InformReward))
+
+
 def require_plain(training: TrainReward, what: str) -> None:
     """Refuse settings of the training that a model with several outputs does not know.
 

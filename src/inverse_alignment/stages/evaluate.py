@@ -15,6 +15,7 @@ from inverse_alignment.core.configuration import NOT_IDENTITY, Section
 from inverse_alignment.core.context import StageContext
 from inverse_alignment.evaluation.judge_settings import EndpointJudgeConfig, JudgeConfig, NoJudge
 from inverse_alignment.generation.settings import GenerationConfig, HfGeneration
+from inverse_alignment.models.caution_settings import CautionConfig, MeanScore
 
 ANSWERS = "answers.jsonl"
 
@@ -54,6 +55,9 @@ class EvaluationConfig(Section):
         json_schema_extra=NOT_IDENTITY,
     )
     probe_rows: int = Field(256, ge=1, description="most rows of the probe")
+    caution: CautionConfig = Field(
+        MeanScore(), description="by what the best of n answers is picked, if the reward model says how sure it is"
+    )
     shown_prompts: int = Field(4, ge=0, description="prompts whose answers the report shows")
 
 
@@ -72,7 +76,7 @@ def build(inputs: Mapping[str, Path], config: EvaluateStage, context: StageConte
 
     from inverse_alignment.data.aggregate import read_split
     from inverse_alignment.models.loading import pick_device
-    from inverse_alignment.models.reward_scores import load_calibrated
+    from inverse_alignment.models.reward_scores import conservative, load_calibrated
 
     gold = _gold(config.evaluation)
     test = read_split(inputs["preferences"], "test")
@@ -86,13 +90,13 @@ def build(inputs: Mapping[str, Path], config: EvaluateStage, context: StageConte
     }
     reward, audit = models["reward"], models.get("audit")
     estimate = reward.estimate([r.prompt for r in fresh], [r.response for r in fresh])
-    scores = estimate.mean
+    scores, picks = estimate.mean, conservative(estimate, config.evaluation.caution)
     answers = _scored(fresh, scores, audit, gold)
     measured = {**_of_policy(fresh, scores, gold, context.seed), **_offline(test, reward.scorer)}
     measured |= _of_audit(fresh, answers, test, audit, context.seed)
     measured["reward_disagreement"] = None if estimate.std is None else float(estimate.std.mean())
     measured |= _outliers(inputs["reward"], reward, fresh)
-    measured |= _mismatch(answers, _start_answers(inputs, answers), context.seed)
+    measured |= _mismatch(answers, picks, _start_answers(inputs, answers), context.seed)
     measured |= _by_judge(fresh, _start_answers(inputs, answers), config.evaluation.judge, context.seed)
     measured |= _off_objective(inputs, config, context)
     if "rollouts" in inputs:
@@ -145,8 +149,12 @@ def _start_answers(inputs: Mapping[str, Path], mine: Any) -> Any:
     return ScoredAnswers.of_rows(_read_rows(inputs["start"] / ANSWERS)) if "start" in inputs else mine
 
 
-def _mismatch(answers: Any, start: Any, seed: int) -> dict[str, Any]:
-    """Where the proxy and what it is held against part; null without gold and audit model."""
+def _mismatch(answers: Any, picks: Any, start: Any, seed: int) -> dict[str, Any]:
+    """Where the proxy and what it is held against part; null without gold and audit model.
+
+    Args:
+        picks: (m,) scores by which the best of n is picked.
+    """
     from inverse_alignment.evaluation import mismatch
 
     wins, like = None, None
@@ -155,7 +163,7 @@ def _mismatch(answers: Any, start: Any, seed: int) -> dict[str, Any]:
         like = mismatch.like_length_win_shares(answers, start)
     return {
         **mismatch.surface(answers),
-        "best_of_n": mismatch.best_of_n_probe(answers),
+        "best_of_n": mismatch.best_of_n_probe(answers, picks),
         "proxy_truth_mmd": None if answers.truth is None else mismatch.proxy_truth_mmd(answers, start),
         **_share("win_rate", wins, seed),
         **_share("like_length_win_rate", like, seed),

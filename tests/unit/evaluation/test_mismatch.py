@@ -47,7 +47,8 @@ def test_the_surface():
 
 def test_best_of_n_shows_truth_turning_before_any_training():
     """The proxy likes best what gold likes least, and second what gold likes best."""
-    found = best_of_n_probe(answers([0, 1, 2, 3] * 3, [0, 1, 2, -5] * 3, each=4))
+    given = answers([0, 1, 2, 3] * 3, [0, 1, 2, -5] * 3, each=4)
+    found = best_of_n_probe(given, given.rm_score)
     assert [row["n"] for row in found] == [1, 2, 4]
     assert [row["gold"] for row in found] == pytest.approx([-0.5, (1 + 2 * 2 - 5 * 3) / 6, -5])
     assert [row["rm_score"] for row in found] == pytest.approx([1.5, (1 + 2 * 2 + 3 * 3) / 6, 3])
@@ -57,7 +58,14 @@ def test_best_of_n_shows_truth_turning_before_any_training():
 
 def test_prompts_with_fewer_answers_do_not_count():
     some = answers([0, 1, 9], [0, 1, 9])  # the last prompt has one
-    assert [row["gold"] for row in best_of_n_probe(some)] == [0.5, 1.0]
+    assert [row["gold"] for row in best_of_n_probe(some, some.rm_score)] == [0.5, 1.0]
+
+
+def test_a_cautious_pick_is_judged_by_what_it_picked():
+    some = answers([0, 1, 2, 3] * 2, [0, 1, 2, -5] * 2, each=4)
+    doubted = some.rm_score - 9.0 * (some.rm_score == 3)  # of the answer that gold dislikes nobody is sure
+    assert [row["gold"] for row in best_of_n_probe(some, doubted)][-1] == 2.0
+    assert [row["rm_score"] for row in best_of_n_probe(some, doubted)][-1] == 2.0  # its score, not the pick's
 
 
 def test_win_shares_by_hand():
