@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 class TqrScorer:
     """Scores texts with a TQR model, in batches of similar length; `core.protocols.Score` and `Estimate`.
 
+    What was read last is kept: to know the token rewards of answers that have just been scored takes no second pass.
+
     Args:
-        model: the model.
+        model: the model; its weights stay as they are from now on.
         tokenizer: its tokenizer.
         max_tokens: most tokens of prompt and answer together.
         rows: answers of full length scored at once.
@@ -36,6 +38,7 @@ class TqrScorer:
     def __init__(self, model: Tqr, tokenizer: PreTrainedTokenizerBase, max_tokens: int, rows: int) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.max_tokens, self.rows = max_tokens, rows
+        self._kept: tuple[list[list[int]], list[int], RewardEstimate] | None = None
 
     @staticmethod
     def load(folder: Path, device: torch.device, max_tokens: int, rows: int) -> TqrScorer:
@@ -64,13 +67,18 @@ class TqrScorer:
             )
         return found
 
-    @torch.no_grad()
     def read(self, ids: Sequence[list[int]], starts: Sequence[int]) -> RewardEstimate:
         """The same of token ids.
 
         Args:
             starts: where the answer begins in each row.
         """
+        if self._kept is None or self._kept[:2] != (list(ids), list(starts)):
+            self._kept = list(ids), list(starts), self._read(ids, starts)
+        return self._kept[2]
+
+    @torch.no_grad()
+    def _read(self, ids: Sequence[list[int]], starts: Sequence[int]) -> RewardEstimate:
         form = self.model.form
         mean, std = np.empty(len(ids)), np.empty(len(ids))
         tokens: dict[int, np.ndarray] = {}

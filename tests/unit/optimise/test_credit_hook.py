@@ -14,10 +14,13 @@ from inverse_alignment.maths.credit import penalised, terminal_credit, terminal_
 from inverse_alignment.models.reward_scores import CalibratedReward, Calibration, RewardScorer
 from inverse_alignment.models.token_heads import token_head_from_trunk
 from inverse_alignment.models.token_scores import TokenHead
+from inverse_alignment.models.tqr import TqrForm, new_tqr
+from inverse_alignment.models.tqr_scores import TqrScorer
 from inverse_alignment.optimise.credit import KnownTokens, assign, given_answers
 from inverse_alignment.optimise.credit_settings import (
     AttentionCredit,
     CreditConfig,
+    DenseCredit,
     PotentialCredit,
     RedistributedCredit,
     TerminalCredit,
@@ -32,7 +35,7 @@ PROMPTS = tiny.PROMPTS
 CALIBRATION = Calibration(mean=3.0, std=0.5, answers=8)
 MASK = torch.tensor([[True, True, True], [True, True, False]])
 SCORES = torch.tensor([2.0, -1.0])
-DENSE = [RedistributedCredit(), AttentionCredit(), PotentialCredit(), TokenCredit()]
+DENSE = [RedistributedCredit(), AttentionCredit(), PotentialCredit(), TokenCredit(), DenseCredit()]
 
 
 def said(ids: list[int], text: str = "") -> Answer:
@@ -62,6 +65,9 @@ class Told:
     def token_rewards(self, prompts, answers):
         return self._say("token_rewards", prompts, answers)
 
+    def dense_rewards(self, prompts, answers):
+        return self._say("dense_rewards", prompts, answers)
+
     def potentials(self, prompts, answers):
         return self._say("potentials", prompts, answers)
 
@@ -72,6 +78,7 @@ def told() -> Told:
         attention=[[0.1, 0.3, 0.1], [0.2, 0.6]],
         token_rewards=[[1.0, -1.0, 2.0], [0.5, 0.5]],
         potentials=[[0.0, 0.5, 1.0], [0.0, 0.25]],
+        dense_rewards=[[0.5, 0.0, 1.0], [-1.0, 2.0]],
     )
 
 
@@ -90,6 +97,8 @@ def credit(config: CreditConfig, tokens: Told, gamma: float = 1.0, scores=SCORES
         (AttentionCredit(mix=1.0), ["attention"], [[0.4, 1.2, 0.4], [-0.25, -0.75, 0.0]]),
         (AttentionCredit(), ["attention"], [[0.32, 0.96, 0.72], [-0.2, -0.8, 0.0]]),
         (TokenCredit(), ["token_rewards"], [[0.5, -0.5, 2.0], [0.25, -0.25, 0.0]]),
+        (DenseCredit(), ["dense_rewards"], [[0.5, 0.0, 1.0], [-1.0, 2.0, 0.0]]),
+        (DenseCredit(share=0.5), ["dense_rewards"], [[0.25, 0.0, 1.5], [-0.5, 0.5, 0.0]]),
         # 2 Φ: γ = 1: 1 - 0, 2 - 1, 0 - 2 + 2
         (PotentialCredit(weight=2.0), ["potentials"], [[1.0, 1.0, 0.0], [0.5, -1.5, 0.0]]),
     ],
@@ -106,7 +115,9 @@ def test_the_potential_is_discounted_as_the_advantages_are():
     torch.testing.assert_close(credit(PotentialCredit(), told(), gamma=0.5), expected)
 
 
-@pytest.mark.parametrize("config", [RedistributedCredit(mix=0), AttentionCredit(mix=0), TokenCredit(share=0)])
+@pytest.mark.parametrize(
+    "config", [RedistributedCredit(mix=0), AttentionCredit(mix=0), TokenCredit(share=0), DenseCredit(share=0)]
+)
 def test_no_share_is_the_sparse_reward_to_the_bit(config):
     scores = torch.randn(2, generator=torch.Generator().manual_seed(0)) * 3
     ratios = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
@@ -212,6 +223,25 @@ def test_token_rewards_come_from_the_head(reward, sampled, tmp_path):
     assert made.sum(-1).tolist() == pytest.approx([0.25 * count for count in read])
 
 
+def test_dense_rewards_are_the_reward_models_own_in_deviations_and_take_no_second_pass(sampled):
+    answers, mask = sampled
+    model = new_tqr(tiny.policy(scale=3.0), TqrForm(score="sum"))
+    with torch.no_grad():
+        model.reward_head.weight.copy_(torch.linspace(-1, 1, model.reward_head.weight.numel()).reshape(2, -1))
+    scorer = TqrScorer(model, TOKENS, 64, 8)
+    tokens = KnownTokens.of(DenseCredit(), CalibratedReward(scorer, CALIBRATION), TOKENS)
+    passes = []
+    watch = model.trunk.register_forward_hook(lambda *_: passes.append(1))
+    scores = torch.from_numpy(tokens(PROMPTS, [given.text for given in answers]))
+    once = len(passes)
+    made = assign(DenseCredit(), scores, mask, PROMPTS, answers, tokens, 1.0)
+    watch.remove()
+    assert len(passes) == once > 0
+    torch.testing.assert_close(made.sum(-1), scores + CALIBRATION.mean / CALIBRATION.std)
+    shared = assign(DenseCredit(share=0.25), scores, mask, PROMPTS, answers, tokens, 1.0)
+    torch.testing.assert_close(shared, 0.25 * made + 0.75 * terminal_credit(scores, mask))
+
+
 def test_potentials_are_the_likeness_with_the_given_answer(reward):
     ids = encode_response(TOKENS, "the cat sat")
     prompts, answers = [PROMPTS[0], PROMPTS[1]], [said(ids, "the cat sat"), said(ids, "the cat sat")]
@@ -272,6 +302,7 @@ def test_the_type_says_which_section_it_is(config):
         {"type": "red", "mix": 1.1},
         {"type": "abc", "mix": -0.1},
         {"type": "token", "share": 2},
+        {"type": "dense", "share": -1},
         {"type": "potential", "weight": 0},
         {"type": "terminal", "mix": 0.5},
         {"type": "segment"},
