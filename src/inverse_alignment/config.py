@@ -42,6 +42,7 @@ from inverse_alignment.reward.settings import (
     PolicyNegativesRule,
     RefreshConfig,
 )
+from inverse_alignment.reward.training_settings import UnknownStrength
 from inverse_alignment.selection.settings import NoSelection, SelectionConfig, compares_rollouts
 from inverse_alignment.stages.evaluate import EvaluationConfig
 from inverse_alignment.stages.reward_model import RewardConfig, TrainReward
@@ -377,6 +378,7 @@ def _check_family(config: PipelineConfig, name: str, overrides: Sequence[str]) -
         overrides: sections that the arm sets itself.
     """
     _check_caution(config, config.ppo.caution.type, _key("ppo.caution.type", name, overrides))
+    _check_strength(config.reward)
     kind, credit = config.reward.type, config.ppo.credit
     if isinstance(credit, DenseCredit) and not rewards_tokens(config.reward):
         raise UserError(
@@ -397,6 +399,19 @@ def _check_family(config: PipelineConfig, name: str, overrides: Sequence[str]) -
             f"{credit.type} credit looks into one sequence classifier, and a reward model of type {kind} is none",
             where=_key("ppo.credit.type", name, overrides),
             fix="set it to terminal, uniform or potential, or reward.type to train",
+        )
+
+
+def _check_strength(reward: RewardConfig) -> None:
+    """The strength of pairs is found out for one classifier alone: it takes several models already."""
+    training = training_of(reward)
+    if training is reward or not isinstance(training, TrainReward):
+        return
+    if not isinstance(training.strength, UnknownStrength):
+        raise UserError(
+            f"a reward model of type {reward.type} does not ask how strong its pairs are",
+            where="reward.training.strength.type",
+            fix="set it to off, or reward.type to train",
         )
 
 

@@ -43,6 +43,7 @@ OPTIONAL = {
 }
 OPTIONAL |= {"corr_return_length", "corr_return_log_prob"}  # of some families of reward models: see test_tqr_reward.py
 OPTIONAL |= {"held_out_loss", "held_out_accuracy", "best_step"}  # of an early stop: see test_held_out.py
+OPTIONAL |= {"strength_mean", "strength_below_zero", "flipped_pairs"}  # see test_reward_training_stage.py
 OPTIONAL |= {"prior", "quality_length_correlation", "dropped_length_correlation", "outlier_share"}  # likewise
 CHILD = {"datasets", "policies", "annotators"}
 
@@ -115,6 +116,7 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
 def test_every_emitted_metric_is_defined_and_nothing_else_is(emitted: dict[str, set[str]]) -> None:
     sections = defined()
     elsewhere = {"compare: headline", "summary.json", "evaluate-rm", "recover"}  # below, and in tests of these verbs
+    elsewhere |= {"reward_model: strata.json", "reward_model: strengths.jsonl"}  # in test_reward_training_stage.py
     assert set(emitted) == set(sections) - elsewhere
     for heading, names in emitted.items():
         assert names - sections[heading] == set(), f"not defined in '{heading}' of docs/metrics.md"

@@ -127,6 +127,7 @@ from inverse_alignment.maths.runs import (
     probability_of_improvement,
 )
 from inverse_alignment.maths.spread import score_spread
+from inverse_alignment.maths.strength import pair_strength, strata
 from inverse_alignment.maths.surrogate import policy_loss, token_entropy, value_loss
 from inverse_alignment.maths.trajectories import at_first_reach, running_means
 from inverse_alignment.maths.variational import (
@@ -446,6 +447,21 @@ ENTRIES: dict[str, Entry] = {
         lambda: hinge_loss(t(2.0, 0.0), t(0.5, 1.0), t(1.0, 3.0)),  # (1 · 0 + 3 · 2) / 4
         1.5,
         lambda c: hinge_loss(c.x[:, 0], c.y[:, 0], c.weights),
+    ),
+    "strength.pair_strength": Entry(
+        # of the first pair both judge, of the second the second model alone, of the third nobody, hence both
+        lambda: tuple(
+            pair_strength(
+                t([1.0, 5.0, 2.0], [3.0, -1.0, 4.0]), torch.tensor([[True, False, False], [True, True, False]])
+            )
+        ),
+        (t(2.0, -1.0, 3.0), t(1.0, 0.0, 1.0)),
+        lambda c: tuple(pair_strength(torch.stack([c.scores, -2 * c.scores]), torch.stack([c.scores > 0] * 2))),
+    ),
+    "strength.strata": Entry(
+        lambda: strata(t(3.0, 1.0, 2.0, 2.0, 0.0), 2),  # below: 4, 1, 2, 2, 0 of 5
+        torch.tensor([1, 0, 0, 0, 0]),
+        lambda c: strata(c.scores, 3),
     ),
     "prefixes.temporal_smoothness": Entry(
         lambda: temporal_smoothness(t([9.0, 1.0, 3.0, 6.0]), torch.tensor([[False, True, True, True]])),

@@ -234,9 +234,10 @@ def pair_rows(
             "soft_label": 1.0 if pair.soft_label is None else pair.soft_label,
             "linear": kind,
             "start": start,
+            "pair": number,
         }
-        for chosen, rejected, start, pair, weight, kind in zip(
-            *sides, starts, pairs, weights, linear or [False] * len(pairs), strict=True
+        for number, (chosen, rejected, start, pair, weight, kind) in enumerate(
+            zip(*sides, starts, pairs, weights, linear or [False] * len(pairs), strict=True)
         )
         if chosen != rejected
     ]

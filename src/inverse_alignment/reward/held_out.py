@@ -57,17 +57,9 @@ class HeldOut(TrainerCallback):
                 weight.copy_(self._best[name])
         return {"best_step": float(self._step), "held_out_loss": self._loss}
 
-    @torch.no_grad()
     def look(self, model: PreTrainedModel) -> dict[str, float]:
         """Loss, in nats, without smoothing, margins or centring, and accuracy on the held-out pairs."""
-        scores, learning = [], model.training
-        model.eval()
-        for start in range(0, len(self._rows), PAIRS_AT_ONCE):
-            some = self._rows[start : start + PAIRS_AT_ONCE]
-            answers = [row[side] for side in ("chosen_ids", "rejected_ids") for row in some]
-            scores.append(sequence_scores(model, *pad_right(answers, self._pad, model.device)).chunk(2))
-        model.train(learning)
-        chosen, rejected = (torch.cat(side).cpu() for side in zip(*scores, strict=True))
+        chosen, rejected = pair_scores(model, self._rows, self._pad)
         weights, labels = (torch.tensor([row[key] for row in self._rows]) for key in ("weight", "soft_label"))
         loss = bradley_terry_loss(chosen, rejected, weights, torch.zeros_like(chosen), labels)
         return {"held_out_loss": float(loss), "held_out_accuracy": float(accuracy(chosen, rejected))}
@@ -116,6 +108,20 @@ class HeldOut(TrainerCallback):
     def _keep(self, loss: float, step: int) -> None:
         self._loss, self._step, self._since = loss, step, 0
         self._best = {name: weight.detach().cpu().clone() for name, weight in _learned(self._model).items()}
+
+
+@torch.no_grad()
+def pair_scores(model: PreTrainedModel, rows: Sequence[dict[str, Any]], pad: int) -> tuple[Tensor, Tensor]:
+    """Scores of the chosen and of the rejected answers of pairs, (n,) each, on the CPU."""
+    scores, learning = [], model.training
+    model.eval()
+    for start in range(0, len(rows), PAIRS_AT_ONCE):
+        some = rows[start : start + PAIRS_AT_ONCE]
+        answers = [row[side] for side in ("chosen_ids", "rejected_ids") for row in some]
+        scores.append(sequence_scores(model, *pad_right(answers, pad, model.device)).chunk(2))
+    model.train(learning)
+    chosen, rejected = (torch.cat(side).cpu() for side in zip(*scores, strict=True))
+    return chosen, rejected
 
 
 def _learned(model: PreTrainedModel) -> dict[str, Tensor]:

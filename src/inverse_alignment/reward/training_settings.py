@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from inverse_alignment.core.configuration import Section
+from inverse_alignment.core.errors import UserError
 from inverse_alignment.reward.settings import FullRule, LoraRule
 
 
@@ -39,6 +40,47 @@ class ValuePrefixes(Section):
     look_ahead: float = Field(0.01, ge=0, description="weight of its squared distance from the score of the whole")
 
 
+class UnknownStrength(Section):
+    """All pairs are taken as they are labelled."""
+
+    type: Literal["off"] = "off"
+
+
+class EnsembleStrength(Section):
+    """Preference strength (Secrets of RLHF II, arXiv 2401.06080): models trained first say how strong each pair is.
+
+    A pair's strength is their mean gap between its answers; below zero they think that its label is wrong. Without a
+    recipe it is reported alone, by deciles. Recipes of the source: flip, margin, flip and margin, soften and margin.
+    """
+
+    type: Literal["ensemble"] = "ensemble"
+    members: int = Field(5, ge=2, description="M, models that are trained first, as the reward model is")
+    share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="share of the pairs that each of them learns from; those that did not see a pair judge it. "
+        "1, as in the source: all see all, and judge all",
+    )
+    flip: float = Field(0.0, ge=0, lt=1, description="share of the pairs, the weakest, whose label is turned round")
+    soften: float = Field(0.0, ge=0, le=1, description="share of the pairs, the weakest of the rest, that are doubted")
+    soften_strong: float = Field(0.0, ge=0, le=1, description="share of the pairs, the strongest, that are doubted")
+    soft_label: float = Field(0.9, ge=0.5, le=1, description="probability that the label of a doubted pair is right")
+    margin: float = Field(
+        0.0, ge=0, description="times its strength, if above zero, is what the gap of a pair has to exceed"
+    )
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> EnsembleStrength:
+        if self.flip + self.soften + self.soften_strong > 1:
+            raise UserError(
+                "flip, soften and soften_strong are more than all pairs",
+                where="reward.strength",
+                fix="lower them so that they add up to 1 at most",
+            )
+        return self
+
+
 class TrainReward(Section):
     """Bradley-Terry training on one split of all sources: train, and audit for the model that audits it."""
 
@@ -52,6 +94,9 @@ class TrainReward(Section):
     use_margins: bool = Field(False, description="subtract the data's preference strength from the score gap")
     start: Literal["sft", "base"] = Field(
         "sft", description="whose trunk the model starts from, if the tokenizers are equal"
+    )
+    strength: Annotated[UnknownStrength | EnsembleStrength, Field(discriminator="type")] = Field(
+        UnknownStrength(), description="whether and how the strength of each preference is found out and used"
     )
     prefixes: Annotated[FreePrefixes | ValuePrefixes, Field(discriminator="type")] = Field(
         FreePrefixes(), description="what is asked of the scores of beginnings of answers"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +15,13 @@ from inverse_alignment.models.specs import ModelSpec
 from inverse_alignment.reward.ava_settings import AvaReward, PreferenceTransformerReward
 from inverse_alignment.reward.family_settings import EnsembleReward, InformReward, LaplaceReward, OdinReward, WarmReward
 from inverse_alignment.reward.settings import LoraRule
-from inverse_alignment.reward.training_settings import CheckpointReward, HeldOutStop, TrainReward, ValuePrefixes
+from inverse_alignment.reward.training_settings import (
+    CheckpointReward,
+    EnsembleStrength,
+    HeldOutStop,
+    TrainReward,
+    ValuePrefixes,
+)
 
 RewardConfig = Annotated[
     TrainReward
@@ -86,7 +92,7 @@ def _make(inputs: Mapping[str, Path], config: RewardStage, sample: Any, context:
     pairs, held_out = (read_split(inputs["preferences"], split) for split in (config.split, "validation"))
     if isinstance(config.reward, TrainReward):
         model = new(context.seed)
-        metrics = _train(model, tokenizer, pairs, held_out, config.reward, limit, context)
+        metrics = _train(new, model, tokenizer, pairs, held_out, config.reward, limit, context)
         return Made.of_classifier(model, tokenizer, limit, rows, metrics)
     if isinstance(config.reward, (AvaReward, PreferenceTransformerReward)):
         from inverse_alignment.stages.tqr_reward import tqr
@@ -96,7 +102,7 @@ def _make(inputs: Mapping[str, Path], config: RewardStage, sample: Any, context:
     training = config.reward.training
 
     def fit(model: Any, shown: Sequence[Comparison], within: StageContext) -> dict[str, Any]:
-        return _train(model, tokenizer, shown, held_out, training, limit, within)
+        return _train(new, model, tokenizer, shown, held_out, training, limit, within)
 
     recipe = Recipe(tokenizer, pairs, sample, limit, rows, context, new, fit)
     match config.reward:
@@ -144,6 +150,7 @@ def _start(
 
 
 def _train(
+    new: Callable[[int], Any],
     model: Any,
     tokenizer: Any,
     pairs: Sequence[Comparison],
@@ -155,27 +162,55 @@ def _train(
     """Train a classifier with one label, in place.
 
     Args:
+        new: models to train besides, by the seed of what is fresh in them.
         held_out: pairs that may say when to stop.
     """
-    from inverse_alignment.models.adapters import adapt_trunk, merge_adapters
-    from inverse_alignment.models.trl_training import arguments
-    from inverse_alignment.reward.bradley_terry import fit, pair_rows
+    from inverse_alignment.core.parallel import group
+    from inverse_alignment.reward.bradley_terry import pair_rows
     from inverse_alignment.reward.held_out import HeldOut
+    from inverse_alignment.reward.strength import treated
+    from inverse_alignment.stages.pair_strength import find_strength, tell_strength
 
     def rows(of: Sequence[Comparison]) -> list[dict[str, Any]]:
         return pair_rows(tokenizer, of, [1.0] * len(of), max_tokens)
 
-    stop, shown = config.stop, rows(pairs)
+    def member(some: Any, seed: int, within: StageContext) -> Any:
+        made = new(seed)
+        _fit(made, tokenizer, some, config, within)
+        return made
+
+    stop, strength, shown, pad = config.stop, config.strength, rows(pairs), tokenizer.pad_token_id
     watch = None
     if isinstance(stop, HeldOutStop):
-        watch = HeldOut(rows(held_out[: stop.pairs]), tokenizer.pad_token_id, stop.every, stop.patience)
-    if isinstance(config.weights, LoraRule):
-        rule = config.weights
+        watch = HeldOut(rows(held_out[: stop.pairs]), pad, stop.every, stop.patience)
+    found: dict[str, Any] = {"pairs": len(pairs), "identical_pairs": len(pairs) - len(shown)}
+    if not isinstance(strength, EnsembleStrength):
+        return {**_fit(model, tokenizer, shown, config, context, watch), **found}
+    known = find_strength(shown, strength, pad, member, context)
+    taught = treated(shown, known.mean.numpy(), strength, config.use_margins)
+    with_margins = config.model_copy(update={"use_margins": True})
+    found |= _fit(model, tokenizer, taught, with_margins, context, watch)
+    if group().rank == 0:
+        flipped = round(strength.flip * len(shown))
+        found |= tell_strength(model, shown, pairs, known, flipped, pad, context.out)
+    return found
+
+
+def _fit(
+    model: Any, tokenizer: Any, rows: Any, config: TrainReward, context: StageContext, watch: Any = None
+) -> dict[str, Any]:
+    """Train on rows of pairs, through adapters if that is asked for; afterwards it is a plain model either way."""
+    from inverse_alignment.models.adapters import adapt_trunk, merge_adapters
+    from inverse_alignment.models.trl_training import arguments
+    from inverse_alignment.reward.bradley_terry import fit
+
+    rule = config.weights
+    if isinstance(rule, LoraRule):
         adapt_trunk(model, rule.rank, rule.alpha, rule.targets, context.seed, "reward.weights.targets")
     trained = fit(
         model,
         tokenizer,
-        shown,
+        rows,
         arguments(
             partial=context.partial,
             device=model.device.type,
@@ -191,9 +226,9 @@ def _train(
         context.runtime.checkpoint_seconds,
         held_out=watch,
     )
-    if isinstance(config.weights, LoraRule):
+    if isinstance(rule, LoraRule):
         merge_adapters(model)
-    return {**trained, "pairs": len(pairs), "identical_pairs": len(pairs) - len(shown)}
+    return trained
 
 
 def _pair_loss(config: TrainReward) -> Any:
