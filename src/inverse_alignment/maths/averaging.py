@@ -19,11 +19,10 @@ def average_weights(members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor
     """
     if not members:
         raise ValueError("an average needs at least one model")
-    first = members[0]
-    for member in members[1:]:
-        if {name: weight.shape for name, weight in member.items()} != {n: w.shape for n, w in first.items()}:
-            raise ValueError("models of different shapes have no average")
+    shapes = [{name: weight.shape for name, weight in member.items()} for member in members]
+    if any(each != shapes[0] for each in shapes):
+        raise ValueError("models of different shapes have no average")
     return {
         name: torch.stack([member[name].double() for member in members]).mean(0).to(weight.dtype)
-        for name, weight in first.items()
+        for name, weight in members[0].items()
     }
