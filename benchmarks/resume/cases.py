@@ -252,7 +252,7 @@ CONTROLS = (
         "hard-s0-r1-ppo",
         (_saved(2),),
         2,
-        defect=(Skipped(f"{PPO}:_load_parameters"),),
+        defect=(Skipped(f"{PPO}:load_parameters"),),
     ),
     Case(
         "control: hashes are not looked at",

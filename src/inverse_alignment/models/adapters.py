@@ -58,6 +58,30 @@ def adapt_trunk(
     _draw_a(model, seed)
 
 
+def adapt_policy(
+    model: PreTrainedModel, rank: int, alpha: float, targets: tuple[str, ...], seed: int, *, reference: bool, where: str
+) -> None:
+    """Put adapters on a policy as `adapt_trunk` does on a trunk, and with `reference` a frozen copy of them.
+
+    Raises:
+        UserError: a target is not there.
+    """
+    from peft import inject_adapter_in_model
+
+    require_layers(model, targets, where=where)
+    head = model.get_output_embeddings()
+    chosen = targets or tuple(
+        name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head
+    )
+    inject_adapter_in_model(_adapters(rank, alpha, chosen), model, POLICY)
+    _draw_a(model, seed)
+    if reference:
+        inject_adapter_in_model(_adapters(rank, alpha, chosen), model, REFERENCE)
+        with using(model, POLICY):
+            pass  # the one that learns is the one that answers
+        _copy_to_reference(model)
+
+
 def trunk_of(model: PreTrainedModel) -> PreTrainedModel:
     """The part of a model below its head.
 
@@ -91,10 +115,14 @@ def add_reference(model: PreTrainedModel, rank: int, alpha: float, targets: tupl
         warnings.filterwarnings("ignore", message="Already found a `peft_config`", category=UserWarning)
         _add(model, REFERENCE, rank, alpha, targets)
     model.set_adapter(POLICY)
+    _copy_to_reference(model)
+
+
+@torch.no_grad()
+def _copy_to_reference(model: PreTrainedModel) -> None:
     mine = adapter_weights(model, POLICY)
-    with torch.no_grad():
-        for name, weight in adapter_weights(model, REFERENCE).items():
-            weight.requires_grad_(False).copy_(mine[name.replace(f".{REFERENCE}.", f".{POLICY}.")])
+    for name, weight in adapter_weights(model, REFERENCE).items():
+        weight.requires_grad_(False).copy_(mine[name.replace(f".{REFERENCE}.", f".{POLICY}.")])
 
 
 def _add(model: PreTrainedModel, name: str, rank: int, alpha: float, targets: tuple[str, ...]) -> None:
@@ -133,15 +161,19 @@ def require_layers(
 @contextmanager
 def using(model: PreTrainedModel, name: str | None) -> Iterator[None]:
     """Inside the block the model answers with other adapters; None: with none."""
-    if name is None:
-        model.disable_adapters()
-    else:
-        model.set_adapter(name)
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        layer.enable_adapters(name is not None)
+        if name is not None:
+            layer.set_adapter(name)
     try:
         yield
     finally:
-        model.enable_adapters()
-        model.set_adapter(POLICY)
+        for layer in layers:
+            layer.enable_adapters(True)
+            layer.set_adapter(POLICY)
 
 
 def adapter_weights(model: PreTrainedModel, name: str = POLICY) -> dict[str, Tensor]:

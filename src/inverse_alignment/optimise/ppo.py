@@ -28,10 +28,8 @@ from inverse_alignment.maths.credit import penalised
 from inverse_alignment.maths.kl import k3, next_kl_coefficient
 from inverse_alignment.maths.masked import masked_mean, masked_sum, masked_var, masked_whiten
 from inverse_alignment.maths.surrogate import policy_loss, value_loss
-from inverse_alignment.models.adapters import POLICY as POLICY_ADAPTERS
 from inverse_alignment.models.adapters import REFERENCE as REFERENCE_ADAPTERS
 from inverse_alignment.models.adapters import (
-    adapter_weights,
     add_adapters,
     add_reference,
     load_adapters,
@@ -41,6 +39,7 @@ from inverse_alignment.models.adapters import (
 from inverse_alignment.models.heads import ValueHead, ValueModel, load_optimizer, save_optimizer
 from inverse_alignment.models.log_probs import LOOK_TOKENS, Anchor, Head, compared, token_log_probs
 from inverse_alignment.optimise.credit import TokenScores, assign
+from inverse_alignment.optimise.reference import follow, load_parameters, save_parameters
 from inverse_alignment.optimise.settings import (
     AdaptiveKl,
     FrozenReference,
@@ -296,19 +295,7 @@ def move_reference(learner: Learner, config: PpoConfig) -> None:
         case _:
             return
     if learner.step % every == 0:
-        follow(learner, alpha)
-
-
-@torch.no_grad()
-def follow(learner: Learner, alpha: float) -> None:
-    """`θ_ref ← (1 - α) θ_ref + α θ`, in place, of a reference that may move."""
-    if not learner.reference.borrows:
-        pairs = zip(learner.reference.model.parameters(), learner.policy.parameters(), strict=True)
-    else:
-        sets = (adapter_weights(learner.policy, name) for name in (REFERENCE_ADAPTERS, POLICY_ADAPTERS))
-        pairs = zip(*(weights.values() for weights in sets), strict=True)
-    for old, new in pairs:
-        old.copy_(new) if alpha == 1.0 else old.lerp_(new, alpha)
+        follow(learner.reference, learner.policy, alpha)
 
 
 def prompts_of_step(prompts: Sequence[Prompt], step: int, batch_size: int, seed: int) -> list[Prompt]:
@@ -328,7 +315,7 @@ def save_learner(learner: Learner, folder: Path, reward_digest: str) -> None:
     if learner.reference.borrows and learner.reference != learner.sft:
         save_adapters(learner.policy, folder / REFERENCE, REFERENCE_ADAPTERS)
     elif learner.reference != learner.sft:
-        _save_parameters(learner.reference.model, folder / REFERENCE)
+        save_parameters(learner.reference.model, folder / REFERENCE)
     learner.value.save(folder / "value.safetensors")
     save_optimizer(learner.policy_optimizer, folder / "policy_optimizer.safetensors")
     save_optimizer(learner.value_optimizer, folder / "value_optimizer.safetensors")
@@ -359,7 +346,7 @@ def load_learner(learner: Learner, folder: Path) -> str:
     if learner.reference.borrows and learner.reference != learner.sft:
         load_adapters(learner.policy, folder / REFERENCE, REFERENCE_ADAPTERS)
     elif learner.reference != learner.sft:
-        _load_parameters(learner.reference.model, folder / REFERENCE)
+        load_parameters(learner.reference.model, folder / REFERENCE)
     learner.value.load(folder / "value.safetensors")
     load_optimizer(learner.policy_optimizer, folder / "policy_optimizer.safetensors")
     load_optimizer(learner.value_optimizer, folder / "value_optimizer.safetensors")
@@ -507,18 +494,3 @@ def _describe(
 
 def _shuffle(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=derive_seed("prompt order", seed, epoch))).permutation(count)
-
-
-def _save_parameters(model: PreTrainedModel, path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file({name: value.contiguous() for name, value in model.named_parameters()}, str(path))
-
-
-def _load_parameters(model: PreTrainedModel, path: Path) -> None:
-    from safetensors.torch import load_file
-
-    saved = load_file(str(path))
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            value.copy_(saved[name])

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from inverse_alignment.models.adapters import adapter_weights, load_adapters
 from inverse_alignment.models.loading import load_policy
-from inverse_alignment.optimise.ppo import ADAPTERS, Learner, follow, load_learner
+from inverse_alignment.optimise.ppo import ADAPTERS, Learner, load_learner
+from inverse_alignment.optimise.reference import follow
 from inverse_alignment.optimise.settings import ContinueStart, InterpolateStart, LastRoundReference, PpoConfig, SftStart
 
 
@@ -51,7 +52,7 @@ def begin_round(learner: Learner, state: Path, config: PpoConfig, reward_digest:
             load_adapters(learner.policy, state / ADAPTERS)
             _weaken(learner.policy, config.start.share)
     if isinstance(config.reference, LastRoundReference):
-        follow(learner, 1.0)
+        follow(learner.reference, learner.policy, 1.0)
 
 
 @torch.no_grad()
