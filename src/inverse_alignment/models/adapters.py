@@ -76,7 +76,9 @@ def adapt_policy(
     inject_adapter_in_model(_adapters(rank, alpha, chosen), model, POLICY)
     _draw_a(model, seed)
     if reference:
-        inject_adapter_in_model(_adapters(rank, alpha, chosen), model, REFERENCE)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`", category=UserWarning)
+            inject_adapter_in_model(_adapters(rank, alpha, chosen), model, REFERENCE)
         with using(model, POLICY):
             pass  # the one that learns is the one that answers
         _copy_to_reference(model)

@@ -139,8 +139,9 @@ def configure(kind: type[C], given: dict[str, Any]) -> C:
 class Reporting(TrainerCallback):
     """Reports progress and losses, refuses a loss that is not finite, and seals the checkpoints it asks for."""
 
-    def __init__(self, report: Report, partial: Path, checkpoint_seconds: float) -> None:
+    def __init__(self, report: Report, partial: Path, checkpoint_seconds: float, measured: Sequence[str] = ()) -> None:
         self._report, self._partial, self._seconds = report, partial, checkpoint_seconds
+        self._names = ("loss", "grad_norm", "learning_rate", *measured)
         self._group = group()
         self._saved = time.monotonic()
 
@@ -178,9 +179,7 @@ class Reporting(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Pass losses on; the trainer's own timings stay out, since metrics must not depend on the machine."""
-        kept: dict[str, float] = {
-            name: float(logs[name]) for name in ("loss", "grad_norm", "learning_rate") if logs and name in logs
-        }
+        kept: dict[str, float] = {name: float(logs[name]) for name in self._names if logs and name in logs}
         if "loss" in kept:
             if kept["loss"] != kept["loss"] or abs(kept["loss"]) == float("inf"):
                 raise FloatingPointError(f"the loss is {kept['loss']} at step {state.global_step}")
@@ -203,17 +202,19 @@ def train(
     report: Report,
     checkpoint_seconds: float,
     ended: Callable[[], bool] = never,
+    measured: Sequence[str] = (),
 ) -> dict[str, float]:
     """Train, going on from the newest whole checkpoint in `partial`; returns steps and the mean training loss.
 
     Args:
         model: gets the trained weights, in the first process at least; the trainer has it `apart`.
         ended: whether a callback of the trainer's found that it need not go on to its last step.
+        measured: names of what the trainer logs beside losses that is reported too.
 
     Raises:
         Stopped: the report asked for it, and a checkpoint was written.
     """
-    trainer.add_callback(Reporting(report, partial, checkpoint_seconds))
+    trainer.add_callback(Reporting(report, partial, checkpoint_seconds, measured))
     trainer.remove_callback(PrinterCallback)  # its per-step dicts would drown the display; the report has the numbers
     resume = checkpoint.newest(partial)
     reached = int(resume.name.partition("-")[2]) if resume else 0

@@ -1,0 +1,356 @@
+"""Direct preference optimisation with a reference that may move, through transformers' Trainer.
+
+TRL's DPOTrainer and KTOTrainer have neither weights nor soft labels of pairs, move a reference of full models alone,
+and do not resume one; what they do have is the same here, and a test holds the losses together. See docs/decisions/017.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from inverse_alignment.core import checkpoint
+from inverse_alignment.core.batches import Sequences, TokenBatch, pad_left, pad_right
+from inverse_alignment.core.metrics import Report
+from inverse_alignment.core.records import Prompt
+from inverse_alignment.maths.direct import (
+    clipped_reference_gap,
+    dpo_loss,
+    ipo_loss,
+    kto_baseline,
+    kto_loss,
+    log_ratio_gap,
+    optimism,
+)
+from inverse_alignment.maths.pairwise import contrast_loss, hinge_loss
+from inverse_alignment.models.adapters import REFERENCE, adapt_policy, merged_weights
+from inverse_alignment.models.log_probs import Anchor, Head, token_log_probs
+from inverse_alignment.models.trl_training import configure, presented, train
+from inverse_alignment.optimise.direct_settings import (
+    MOVING,
+    Direct,
+    DirectMethod,
+    Dpo,
+    HardAnchor,
+    Ipo,
+    Irft,
+    Kto,
+    Selm,
+    SoftAnchor,
+)
+from inverse_alignment.optimise.reference import follow, load_parameters, save_parameters
+from inverse_alignment.text.render import encode_written
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+REFERENCE_FILE = "reference.safetensors"
+MEASURED = ("sft_margin", "sft_accuracy", "good_log_ratio", "bad_log_ratio", "kto_baseline")
+"""What is reported beside the loss, against the SFT policy, which never moves."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Answers to one prompt that enter the loss together.
+
+    Attributes:
+        answers: chosen and rejected, and the reference's own third for SELM; one answer for KTO.
+        good: of one answer, whether it is a good one.
+        soft_label: probability that the first answer is the better one.
+    """
+
+    prompt: Prompt
+    answers: tuple[str, ...]
+    weight: float = 1.0
+    soft_label: float = 1.0
+    good: bool = True
+
+
+@dataclass(frozen=True)
+class Learning:
+    """A policy, and what its log-ratios are against.
+
+    Attributes:
+        reference: the anchor itself, or a copy of it that moves.
+        sft: the frozen SFT policy, to which metrics are reported.
+    """
+
+    policy: PreTrainedModel
+    reference: Anchor
+    sft: Anchor
+
+    @property
+    def moves_alone(self) -> bool:
+        """Whether the reference is a model of its own that changes: then a checkpoint has to hold it."""
+        return self.reference != self.sft and not self.reference.borrows
+
+
+def learning(
+    policy: PreTrainedModel, sft: PreTrainedModel, anchor: PreTrainedModel, config: Direct, seed: int
+) -> Learning:
+    """What a round learns with. With adapters the policy is the anchor with fresh ones.
+
+    Args:
+        policy: changes in place.
+        sft: where the first round began; frozen.
+        anchor: what the reference is at first: `sft` itself, or where this round begins.
+    """
+    sft, anchor = sft.eval().requires_grad_(False), anchor.eval().requires_grad_(False)
+    moves, first = isinstance(config.reference, MOVING), Anchor(sft)
+    if config.lora is None:
+        reference = first if anchor is sft and not moves else Anchor(copy.deepcopy(anchor) if moves else anchor)
+        return Learning(policy, reference, first)
+    lora = config.lora
+    adapt_policy(policy, lora.rank, lora.alpha, lora.targets, seed, reference=moves, where="optimise.lora.targets")
+    return Learning(policy, Anchor(policy, REFERENCE if moves else None), first)
+
+
+class Following(TrainerCallback):
+    """Moves the reference after optimiser steps, however many passes each of them took, and keeps it in checkpoints."""
+
+    def __init__(self, given: Learning, config: DirectMethod) -> None:
+        self._given, self._config = given, config
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """See `follow`."""
+        match self._config.reference:
+            case HardAnchor(every=every) if state.global_step % every == 0:
+                follow(self._given.reference, self._given.policy, 1.0)
+            case SoftAnchor(alpha=alpha) if alpha > 0:
+                follow(self._given.reference, self._given.policy, alpha)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Before the checkpoint is sealed: callbacks are called in the order in which they came."""
+        if self._given.moves_alone:
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            save_parameters(self._given.reference.model, folder / REFERENCE_FILE)
+
+
+@dataclass
+class Seen:
+    """Sums of what was measured since the last row of metrics."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    steps: dict[str, int] = field(default_factory=dict)
+
+    def add(self, found: dict[str, Tensor]) -> None:
+        """Numbers of one forward pass."""
+        for name, value in found.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+            self.steps[name] = self.steps.get(name, 0) + 1
+
+    def take(self) -> dict[str, float]:
+        """Their means, and begin again."""
+        means = {name: total / self.steps[name] for name, total in self.sums.items()}
+        self.sums, self.steps = {}, {}
+        return means
+
+
+class DirectTrainer(Trainer):
+    """Trainer with the losses of `maths.direct`."""
+
+    def __init__(self, *, given: Learning, method: Direct, **kwargs: Any) -> None:
+        super().__init__(model=given.policy, **kwargs)
+        self._given, self._method, self._seen = given, method, Seen()
+        self.model_accepts_loss_kwargs = False  # the loss is a mean: the trainer divides it by the passes of a step
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of a batch of rows; there are no outputs to return."""
+        batch = TokenBatch(*(inputs[name] for name in ("prompt_ids", "prompt_mask", "response_ids", "response_mask")))
+        mine, reference, sft = self._log_probs(batch)
+        answers = len(mine) // len(inputs["weights"])
+        loss, measured = loss_of(self._method, Answers(mine, reference, sft, answers), inputs)
+        self._seen.add(measured)
+        return (loss, {}) if return_outputs else loss
+
+    def _log_probs(self, batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities (rows,) of whole answers: of the policy, its reference and the SFT policy."""
+        sequences, given = Sequences.of(batch), self._given
+        own = _summed(Head(given.policy), sequences)
+        with torch.no_grad():
+            reference = _summed(Head(*given.reference), sequences)
+            sft = reference if given.reference == given.sft else _summed(Head(*given.sft), sequences)
+        return own, reference, sft
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """With what was measured beside the loss."""
+        super().log({**logs, **(self._seen.take() if "loss" in logs else {})}, start_time)
+
+
+def _summed(head: Head, sequences: Sequences) -> Tensor:
+    states = head.states(sequences)
+    return sequences.spread(token_log_probs(head, states, sequences.targets, 1.0)).sum(-1)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Log-probabilities of all answers of a batch, (k·n,): the first of every row, then the second, and so on."""
+
+    policy: Tensor
+    reference: Tensor
+    sft: Tensor
+    each: int
+
+    def of(self, which: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(n,) of the policy, the reference and the SFT policy, of one answer of every row."""
+        return tuple(side.chunk(self.each)[which] for side in (self.policy, self.reference, self.sft))  # type: ignore[return-value]
+
+
+def loss_of(method: Direct, answers: Answers, given: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a batch, and what is reported of it.
+
+    Args:
+        given: `weights`, `soft_labels` and `good`, (n,) each.
+    """
+    if isinstance(method, Kto):
+        return _kto(method, answers, given)
+    (chosen, ref_chosen, sft_chosen), (rejected, ref_rejected, sft_rejected) = answers.of(0), answers.of(1)
+    clipped = isinstance(method, Dpo) and method.reference_gap == "clipped"
+    gaps = (clipped_reference_gap if clipped else log_ratio_gap)(chosen, rejected, ref_chosen, ref_rejected)
+    loss = _of_gaps(method, gaps, given["weights"], given["soft_labels"])
+    if isinstance(method, Selm):
+        own, ref_own, _ = answers.of(2)
+        loss = loss + optimism(own - ref_own, given["weights"], method.optimism, method.beta)
+    good, bad = (chosen - sft_chosen).detach(), (rejected - sft_rejected).detach()
+    return loss, {
+        "sft_margin": method.beta * (good - bad).mean(),
+        "sft_accuracy": (good > bad).float().mean(),
+        "good_log_ratio": good.mean(),
+        "bad_log_ratio": bad.mean(),
+    }
+
+
+def _of_gaps(method: Direct, gaps: Tensor, weights: Tensor, labels: Tensor) -> Tensor:
+    match method:
+        case Ipo():
+            return ipo_loss(gaps, weights, labels, method.beta, method.label_smoothing)
+        case Irft(loss="hinge"):
+            return hinge_loss(method.beta * gaps, torch.zeros_like(gaps), weights)
+        case Irft(loss="linear"):
+            return contrast_loss(method.beta * gaps, torch.zeros_like(gaps), weights)
+        case _:
+            return dpo_loss(gaps, weights, labels, method.beta, method.label_smoothing)
+
+
+def _kto(method: Kto, answers: Answers, given: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The first answer of a row is its own, the second belongs to another prompt."""
+    (policy, reference, sft), (other, ref_other, _) = answers.of(0), answers.of(1)
+    good, ratios = given["good"], (policy - sft).detach()
+    baseline = kto_baseline(other - ref_other)
+    loss = kto_loss(policy - reference, good, given["weights"], baseline, method.beta, method.undesirable_weight)
+    found = {"kto_baseline": baseline}
+    found |= {
+        name: ratios[side].mean() for name, side in (("good_log_ratio", good), ("bad_log_ratio", ~good)) if side.any()
+    }
+    return loss, found
+
+
+class RowCollator:
+    """Pads prompts and answers: all first answers, then all second ones, and so on."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self._pad = pad_token_id
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """One batch."""
+        each = len(examples[0]["answers"])
+        prompts = [example["prompt"] for _ in range(each) for example in examples]
+        responses = [example["answers"][which] for which in range(each) for example in examples]
+        names = ("prompt_ids", "prompt_mask", "response_ids", "response_mask")
+        padded = (*pad_left(prompts, self._pad), *pad_right(responses, self._pad))
+        return {
+            **dict(zip(names, padded, strict=True)),
+            "weights": torch.tensor([float(example["weight"]) for example in examples]),
+            "soft_labels": torch.tensor([float(example["soft_label"]) for example in examples]),
+            "good": torch.tensor([bool(example["good"]) for example in examples]),
+        }
+
+
+def encoded(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_tokens: int) -> list[dict[str, Any]]:
+    """Token ids of rows, cut as in any other training.
+
+    Raises:
+        UserError: see `text.render.encode_prompt`.
+    """
+    prompts = [row.prompt for row in rows for _ in row.answers]
+    written = iter(encode_written(tokenizer, prompts, [answer for row in rows for answer in row.answers], max_tokens))
+    found = []
+    for row in rows:
+        ids = [next(written) for _ in row.answers]
+        given = {"weight": row.weight, "soft_label": row.soft_label, "good": row.good}
+        found.append({"prompt": list(ids[0][0]), "answers": [list(answer) for _, answer in ids], **given})
+    return found
+
+
+def fit(
+    given: Learning,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[dict[str, Any]],
+    arguments: dict[str, Any],
+    method: Direct,
+    partial: Path,
+    report: Report,
+    checkpoint_seconds: float,
+) -> dict[str, float]:
+    """Optimise a policy on rows, in place.
+
+    Args:
+        rows: from `encoded`.
+        arguments: from `models.trl_training.arguments`.
+        partial: where checkpoints live; training goes on from the newest whole one, the reference included.
+    """
+    lengths = [len(row["prompt"]) + max(map(len, row["answers"])) for row in rows]
+    rows, arguments = presented(rows, lengths, arguments)
+    if isinstance(method, Kto):
+        rows = with_others(rows, arguments["per_device_train_batch_size"])
+    arguments = {name: value for name, value in arguments.items() if name != "max_length"}  # known to TRL alone
+    arguments |= {"gradient_accumulation_steps": method.accumulation, "max_grad_norm": method.max_grad_norm}
+    trainer = DirectTrainer(
+        given=given,
+        method=method,
+        args=configure(TrainingArguments, arguments),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        data_collator=RowCollator(tokenizer.pad_token_id),
+        callbacks=[Following(given, method)],
+    )
+    resume = checkpoint.newest(partial)
+    if resume and given.moves_alone:
+        load_parameters(given.reference.model, resume / REFERENCE_FILE)
+    return train(trainer, given.policy, partial, report, checkpoint_seconds, measured=MEASURED)
+
+
+def with_others(rows: Sequence[dict[str, Any]], batch: int) -> list[dict[str, Any]]:
+    """Rows of KTO with the answer to the next prompt of their batch beside their own, of which z_0 is made.
+
+    In a batch of one it is the row's own answer, as in TRL: then nothing says how far the policy has moved.
+    """
+    found = []
+    for start in range(0, len(rows), batch):
+        part = rows[start : start + batch]
+        for row, following in zip(part, [*part[1:], part[0]], strict=True):
+            found.append({**row, "answers": [row["answers"][0], following["answers"][0]]})
+    return found
+
+
+def plain(given: Learning, anchor: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+    """The policy as a model without adapters.
+
+    Args:
+        anchor: loads the model that adapters were put on.
+    """
+    if given.reference.model is not given.policy:
+        return given.policy
+    model = anchor()
+    model.load_state_dict(merged_weights(given.policy))
+    return model
