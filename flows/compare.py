@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from flows.inverse_alignment import Round, RunArm, Start, inverse_alignment, shared_data, shared_start
+from flows.direct import arm as one_arm
+from flows.inverse_alignment import Round, RunArm, Start, shared_data, shared_start
 from inverse_alignment.config import PipelineConfig
 from inverse_alignment.core.artifact import Artifact
 from inverse_alignment.core.errors import UserError
@@ -14,7 +15,7 @@ from tasks import stages
 ARM_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
-def compare(config: PipelineConfig, run_arm: RunArm = inverse_alignment) -> Artifact:
+def compare(config: PipelineConfig, run_arm: RunArm = one_arm) -> Artifact:
     """Run every arm for every seed and set them side by side; the comparison, with its report.
 
     Raises:
@@ -97,7 +98,7 @@ def _round_results(at: str, round_: Round) -> dict[str, Artifact]:
     made = {
         "select": round_.selection,
         "refresh": round_.refresh,
-        "ppo": round_.ppo,
+        round_.optimised.kind: round_.optimised,
         "evaluate": round_.evaluation,
     }
     return {f"{stage}.{at}": artifact for stage, artifact in made.items() if artifact is not None}

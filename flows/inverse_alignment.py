@@ -50,12 +50,12 @@ class Start(Frozen):
 
 
 class Round(Frozen):
-    """What one round of an arm made; an arm without refresh has no selection and no refresh."""
+    """What one round of an arm made. Without a refresh there is no selection, unless a direct method learns from it."""
 
     rollouts: Artifact
     selection: Artifact | None
     refresh: Artifact | None
-    ppo: Artifact
+    optimised: Artifact
     evaluation: Artifact
 
 
@@ -191,6 +191,6 @@ def inverse_alignment(config: PipelineConfig, arm: str, seed: int, start: Start)
             start=start.evaluation,
         )
         rounds.append(
-            Round(rollouts=rollouts, selection=selection, refresh=refreshed, ppo=optimised, evaluation=evaluation)
+            Round(rollouts=rollouts, selection=selection, refresh=refreshed, optimised=optimised, evaluation=evaluation)
         )
     return tuple(rounds)

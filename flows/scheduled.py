@@ -21,7 +21,8 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from flows.compare import compare
-from flows.inverse_alignment import Round, Start, inverse_alignment
+from flows.direct import arm as one_arm
+from flows.inverse_alignment import Round, Start
 from flows.publish import lines
 from flows.publish import publish as make_dataset
 from inverse_alignment.config import PipelineConfig
@@ -123,7 +124,7 @@ def arm_flow(config: PipelineConfig, arm: str, seed: int, start: Start) -> list[
     assert execution is not None, "an arm runs inside compare_flow, which makes its start"
     claim()
     with execution.arm(arm, seed, config):
-        return list(inverse_alignment(config, arm, seed, start))
+        return list(one_arm(config, arm, seed, start))
 
 
 def _run_arm(config: PipelineConfig, arm: str, seed: int, start: Start) -> tuple[Round, ...]:

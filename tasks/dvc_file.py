@@ -48,14 +48,26 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "select": ("selection", "models"),
     "refresh": ("refresh", "models"),
     "ppo": ("ppo", "models"),
+    "direct": ("optimise", "models"),
     "evaluate": ("evaluation", "models"),
     "compare": (
-        *("arms", "data", "evaluation", "models", "ppo", "reference_sample", "refresh", "reward", "rollout", "rounds"),
-        *("seeds", "selection", "sft", "token_reward"),
+        *(
+            "arms",
+            "data",
+            "evaluation",
+            "models",
+            "optimise",
+            "ppo",
+            "reference_sample",
+            "refresh",
+            "reward",
+            "rollout",
+        ),
+        *("rounds", "seeds", "selection", "sft", "token_reward"),
     ),
 }
 """Which sections of params.yaml a stage's configuration is made of."""
-OF_ARM = ("rollout", "select", "refresh", "ppo")
+OF_ARM = ("rollout", "select", "refresh", "ppo", "direct")
 """Stages whose section an arm may override."""
 _ROUND = re.compile(r"(?P<arm>.+)-s\d+-r\d+-[a-z]+")
 

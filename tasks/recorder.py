@@ -201,7 +201,7 @@ class Recorder:
             self._emit(event)
 
         match node.stage:
-            case "sft" | "ppo":
+            case "sft" | "ppo" | "direct":
                 made("policy", "policy")
                 aliases = (f"{tags.get('arm', 'start')}-s{node.seed}",)
                 self._emit(Pointed(key=key, at=now(), registered="policy", aliases=aliases, fingerprint=of))

@@ -14,11 +14,13 @@ from inverse_alignment.embedding.settings import EncoderConfig, SentenceEncoder
 from inverse_alignment.models.checks import require_encoder, require_policy, require_reward_model
 from inverse_alignment.models.specs import CheckpointModel, InitialisedModel, ModelSpec
 from inverse_alignment.optimise.credit_settings import TokenCredit
+from inverse_alignment.optimise.direct_settings import MOVING, Irft, PpoMethod, Selm
 from inverse_alignment.reward.family_settings import training_of
 from inverse_alignment.reward.settings import DriftTrigger, GateOn, ScheduleTrigger
 from inverse_alignment.selection.settings import inputs_of, pairs_asked_for, sentence_encoders
 from inverse_alignment.stages.aggregate import AggregateStage
 from inverse_alignment.stages.compare import CompareStage
+from inverse_alignment.stages.direct import DirectStage
 from inverse_alignment.stages.evaluate import EvaluateStage
 from inverse_alignment.stages.ppo import PpoStage
 from inverse_alignment.stages.refresh import RefreshStage
@@ -235,6 +237,41 @@ def ppo(
     models = config.models
     stage = PpoStage(ppo=config.ppo, context=models.policy.context, reward_context=models.reward.context)
     return run_stage(node, "ppo", inputs, stage, seed)
+
+
+def optimise_directly(
+    node: str,
+    config: PipelineConfig,
+    seed: int,
+    *,
+    policy: Artifact,
+    reference: Artifact,
+    preferences: Artifact,
+    selection: Artifact | None,
+    rollouts: Artifact,
+    reward: Artifact,
+    state: Artifact | None,
+) -> Artifact:
+    """The policy after a round of a direct method; only what the method looks at is an input."""
+    method, models = config.optimise, config.models
+    assert not isinstance(method, PpoMethod)  # whose arms have a flow of their own
+    ranks = isinstance(method, Selm)
+    optional = {
+        "selection": selection,
+        "rollouts": rollouts if isinstance(method, (Selm, Irft)) else None,
+        "reward": reward if ranks else None,
+        "state": state if isinstance(method.reference, MOVING) and method.lora is None else None,
+    }
+    inputs = {
+        "policy": policy,
+        "reference": reference,
+        "preferences": preferences,
+        **{name: artifact for name, artifact in optional.items() if artifact is not None},
+    }
+    stage = DirectStage(
+        method=method, context=models.policy.context, reward_context=models.reward.context if ranks else 0
+    )
+    return run_stage(node, "direct", inputs, stage, seed)
 
 
 def evaluate(

@@ -26,6 +26,7 @@ from inverse_alignment.data.sources import JsonlSource, SourceConfig, TableSourc
 from inverse_alignment.generation.settings import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, VllmGeneration
 from inverse_alignment.models.specs import CheckpointModel, InitialisedModel, ModelSpec
 from inverse_alignment.optimise.credit_settings import AttentionCredit, DenseCredit, RedistributedCredit, TokenCredit
+from inverse_alignment.optimise.direct_settings import OptimiseConfig, PpoMethod
 from inverse_alignment.optimise.settings import PpoConfig
 from inverse_alignment.reward.family_settings import (
     EnsembleReward,
@@ -51,7 +52,7 @@ from inverse_alignment.stages.sft import SftConfig, TrainSft
 from inverse_alignment.stages.token_reward import TokenRewardConfig
 
 _BOOL, _TIMESTAMP = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"
-ARM_SECTIONS = ("selection", "refresh", "rollout", "ppo")
+ARM_SECTIONS = ("selection", "refresh", "rollout", "ppo", "optimise")
 """What one arm may set differently from another; everything else is their shared start."""
 LEAST_PROMPT = 8
 """Tokens of the policy's context that the longest answer must leave to its prompt."""
@@ -119,7 +120,10 @@ class PipelineConfig(Section):
     )
     selection: SelectionConfig = Field(NoSelection(), description="which pairs a refresh uses; arms set it")
     refresh: RefreshConfig = Field(RefreshConfig(), description="how the reward model is refreshed")
-    ppo: PpoConfig = Field(PpoConfig(), description="policy optimisation")
+    optimise: OptimiseConfig = Field(
+        PpoMethod(), description="how policies are optimised: PPO, or a direct method without RL"
+    )
+    ppo: PpoConfig = Field(PpoConfig(), description="policy optimisation by PPO")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="what is measured after every round")
     arms: dict[str, dict[str, Any]] = Field(
         {
@@ -128,7 +132,8 @@ class PipelineConfig(Section):
             "similarity": {"selection": {"type": "similarity"}},
         },
         min_length=1,
-        description="what is compared: a name, and what it sets in selection, refresh, rollout or ppo; null: left out",
+        description="what is compared: a name, and what it sets in selection, refresh, rollout, ppo or optimise; "
+        "null: left out",
     )
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="one independent run of every arm per seed")
     runtime: RuntimeConfig = Field(

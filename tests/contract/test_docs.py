@@ -18,6 +18,7 @@ from flows.keys import keys
 from inverse_alignment.config import PipelineConfig, load
 from inverse_alignment.core.records import SPLITS
 from inverse_alignment.data.aggregate import FILES
+from inverse_alignment.optimise.direct_settings import Dpo, Kto
 from inverse_alignment.report.comparison import load as read_comparison
 from inverse_alignment.report.summary import summarise
 from tests.stages import chain as stages
@@ -82,6 +83,8 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     try:
         run = stages.whole_round(stages.Chain(tmp_path_factory.mktemp("docs")))
         stages.token_reward(run)
+        stages.direct(run, "direct", Kto(batch_size=8))
+        stages.direct(run, "of_pairs", Dpo(batch_size=8))
     finally:
         torch.set_num_threads(threads)
     nodes = {
@@ -94,11 +97,14 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         "selection": "select",
         "refreshed": "refresh",
         "ppo": "ppo",
+        "direct": "direct",
         "evaluation": "evaluate",
     }
     found = {f"{stage}: headline": set(run.metrics[node]) for node, stage in nodes.items()}
-    for node in ("sft", "reward", "token_reward", "refreshed", "ppo"):
+    for node in ("sft", "reward", "token_reward", "refreshed", "ppo", "direct"):
         found[f"{nodes[node]}: metrics.jsonl"] = names_of(run.partial(node) / "metrics.jsonl")
+    found["direct: headline"] |= set(run.metrics["of_pairs"])
+    found["direct: metrics.jsonl"] |= names_of(run.partial("of_pairs") / "metrics.jsonl")
     written = [
         (node, path) for node in nodes for path in run.made[node].glob("*.json*") if path.name != "metrics.jsonl"
     ]

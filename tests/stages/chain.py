@@ -16,10 +16,12 @@ from inverse_alignment.data.aggregate import AggregateSettings
 from inverse_alignment.data.sources import JsonlSource
 from inverse_alignment.data.splits import SplitShares
 from inverse_alignment.models.specs import InitialisedModel
+from inverse_alignment.optimise.direct_settings import Direct, Irft, Selm
 from inverse_alignment.optimise.settings import PpoConfig, WatchConfig
 from inverse_alignment.reward.settings import DriftTrigger, GateOff, GateOn, RefreshConfig
 from inverse_alignment.selection.settings import SimilaritySelection, TopK, inputs_of
 from inverse_alignment.stages.aggregate import AggregateStage
+from inverse_alignment.stages.direct import DirectStage
 from inverse_alignment.stages.evaluate import EvaluateStage, EvaluationConfig
 from inverse_alignment.stages.ppo import PpoStage
 from inverse_alignment.stages.refresh import RefreshStage
@@ -131,6 +133,23 @@ def select(chain: Chain, name: str, selection: Any, policy: Path | None = None, 
     inputs = {"preferences": made["preferences"], **{name: given[name] for name in inputs_of(selection)}}
     stage = SelectStage(selection=selection, context=MODEL.context, reward_context=reward_context)
     return chain.run(name, "select", inputs, stage)
+
+
+def direct(chain: Chain, name: str, method: Direct, policy: str = "sft", **given: Path) -> Path:
+    """A policy optimised without RL; `policy` is the node that it goes on from."""
+    made = chain.made
+    inputs = {
+        "policy": made[policy] / "policy",
+        "reference": made["sft"] / "policy",
+        "preferences": made["preferences"],
+        **given,
+    }
+    if isinstance(method, (Selm, Irft)):
+        inputs["rollouts"] = made["reference_rollouts"]
+    if isinstance(method, Selm):
+        inputs["reward"] = made["reward"] / "model"
+    stage = DirectStage(method=method, context=MODEL.context, reward_context=MODEL.context)
+    return chain.run(name, "direct", inputs, stage)
 
 
 def refresh(

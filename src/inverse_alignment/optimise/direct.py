@@ -39,6 +39,7 @@ from inverse_alignment.optimise.direct_settings import (
     Direct,
     DirectMethod,
     Dpo,
+    FixedAnchor,
     HardAnchor,
     Ipo,
     Irft,
@@ -81,35 +82,33 @@ class Learning:
     Attributes:
         reference: the anchor itself, or a copy of it that moves.
         sft: the frozen SFT policy, to which metrics are reported.
+        moves_alone: whether the reference is a model of its own that changes: then a checkpoint has to hold it.
     """
 
     policy: PreTrainedModel
     reference: Anchor
     sft: Anchor
-
-    @property
-    def moves_alone(self) -> bool:
-        """Whether the reference is a model of its own that changes: then a checkpoint has to hold it."""
-        return self.reference != self.sft and not self.reference.borrows
+    moves_alone: bool = False
 
 
 def learning(
     policy: PreTrainedModel, sft: PreTrainedModel, anchor: PreTrainedModel, config: Direct, seed: int
 ) -> Learning:
-    """What a round learns with. With adapters the policy is the anchor with fresh ones.
+    """What a round learns with. Adapters are fresh in every round, and so is a reference made of them.
 
     Args:
         policy: changes in place.
         sft: where the first round began; frozen.
         anchor: what the reference is at first: `sft` itself, or where this round begins.
     """
-    sft, anchor = sft.eval().requires_grad_(False), anchor.eval().requires_grad_(False)
-    moves, first = isinstance(config.reference, MOVING), Anchor(sft)
+    moves, first = isinstance(config.reference, MOVING), Anchor(sft.eval().requires_grad_(False))
     if config.lora is None:
-        reference = first if anchor is sft and not moves else Anchor(copy.deepcopy(anchor) if moves else anchor)
-        return Learning(policy, reference, first)
+        kept = copy.deepcopy(anchor) if moves else anchor
+        return Learning(policy, first if kept is sft else Anchor(kept.eval().requires_grad_(False)), first, moves)
     lora = config.lora
     adapt_policy(policy, lora.rank, lora.alpha, lora.targets, seed, reference=moves, where="optimise.lora.targets")
+    if isinstance(config.reference, FixedAnchor):
+        return Learning(policy, first, first)
     return Learning(policy, Anchor(policy, REFERENCE if moves else None), first)
 
 
@@ -238,8 +237,10 @@ def _of_gaps(method: Direct, gaps: Tensor, weights: Tensor, labels: Tensor) -> T
             return hinge_loss(method.beta * gaps, torch.zeros_like(gaps), weights)
         case Irft(loss="linear"):
             return contrast_loss(method.beta * gaps, torch.zeros_like(gaps), weights)
-        case _:
+        case Dpo() | Selm():
             return dpo_loss(gaps, weights, labels, method.beta, method.label_smoothing)
+        case _:
+            return dpo_loss(gaps, weights, labels, method.beta)
 
 
 def _kto(method: Kto, answers: Answers, given: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -343,14 +344,14 @@ def with_others(rows: Sequence[dict[str, Any]], batch: int) -> list[dict[str, An
     return found
 
 
-def plain(given: Learning, anchor: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+def plain(given: Learning, method: Direct, begun: Callable[[], PreTrainedModel]) -> PreTrainedModel:
     """The policy as a model without adapters.
 
     Args:
-        anchor: loads the model that adapters were put on.
+        begun: loads the model that adapters were put on.
     """
-    if given.reference.model is not given.policy:
+    if method.lora is None:
         return given.policy
-    model = anchor()
+    model = begun()
     model.load_state_dict(merged_weights(given.policy))
     return model

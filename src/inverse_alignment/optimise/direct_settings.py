@@ -56,12 +56,17 @@ class DirectMethod(Section):
     accumulation: int = Field(1, ge=1, description="forward passes per optimiser step")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the learning rate rises")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient norm is clipped to this")
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="assumed probability that a label is wrong")
     reference: AnchorConfig = Field(FixedAnchor(), description="what log-ratios are against")
     lora: Lora | None = Field(None, description="train adapters instead of the policy's own weights; null: all weights")
 
 
-class Dpo(DirectMethod):
+class PairMethod(DirectMethod):
+    """What methods share that believe the labels of pairs."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="assumed probability that a label is wrong")
+
+
+class Dpo(PairMethod):
     """Direct preference optimisation (arXiv 2305.18290)."""
 
     type: Literal["dpo"] = "dpo"
@@ -77,7 +82,7 @@ class TrDpo(Dpo):
     reference: AnchorConfig = Field(SoftAnchor(), description="what log-ratios are against")
 
 
-class Ipo(DirectMethod):
+class Ipo(PairMethod):
     """Identity preference optimisation (arXiv 2310.12036), on whole answers as printed."""
 
     type: Literal["ipo"] = "ipo"
@@ -104,7 +109,7 @@ class TrKto(Kto):
     reference: AnchorConfig = Field(SoftAnchor(), description="what log-ratios are against")
 
 
-class Selm(DirectMethod):
+class Selm(PairMethod):
     """SELM (arXiv 2405.19332): DPO on the best and the worst of chosen, rejected and the policy's own answer, as the
     reward model ranks them, with a term that pushes off what the reference says already.
     """

@@ -46,8 +46,9 @@ def collect(
 
     Args:
         inputs: artifact folders by name: `preferences`, `sft.s{seed}`, `reward.s{seed}`, `start.s{seed}`, and
-            `audit.s{seed}` where there is an audit model; for every arm, seed and round `ppo.{arm}.s{seed}.r{round}`
-            and `evaluate.…`; `select.…` and `refresh.…` too where the arm refreshes its reward model.
+            `audit.s{seed}` where there is an audit model; for every arm, seed and round `ppo.{arm}.s{seed}.r{round}`,
+            or `direct.…` of a direct method, and `evaluate.…`; `select.…` and `refresh.…` too where the arm refreshes
+            its reward model.
 
     Raises:
         UserError: an artifact or one of its files is missing or cannot be read; it is named.
@@ -71,11 +72,34 @@ def _start(inputs: Mapping[str, Path], seed: int) -> Start:
 
 
 def _run(inputs: Mapping[str, Path], arm: str, seed: int, rounds: int) -> Run:
-    done = tuple(_round(inputs, f"{arm}.s{seed}.r{number}", number) for number in range(1, rounds + 1))
+    done = tuple(_round(inputs, f"{arm}.s{seed}", number) for number in range(1, rounds + 1))
     return Run(arm=arm, seed=seed, rounds=done)
 
 
-def _round(inputs: Mapping[str, Path], name: str, number: int) -> Round:
+def _direct_round(inputs: Mapping[str, Path], run: str, number: int) -> Round:
+    """A round without RL. The policy was not asked on the way: its curve is the policy at the end."""
+    name = f"{run}.r{number}"
+    evaluated = _folder(inputs, f"evaluate.{name}")
+    at = _one(evaluated / "evaluation.json", Evaluation)
+    records = [_read_json(_folder(inputs, f"direct.{run}.r{before}") / RECORD) for before in range(1, number + 1)]
+    step = int(sum(record["metrics"]["steps"] for record in records))
+    end = CurvePoint(step=step, gold=at.gold_reward, rm_score=at.rm_score, audit_score=at.audit_score, kl=at.kl_to_sft)
+    selected = _one(inputs[f"select.{name}"] / "audit.json", SelectionAudit) if f"select.{name}" in inputs else None
+    return Round(
+        round=number,
+        evaluation=at,
+        samples=_samples(evaluated),
+        curve=(end,),
+        training=(),
+        selection=selected,
+        gate=None,
+    )
+
+
+def _round(inputs: Mapping[str, Path], run: str, number: int) -> Round:
+    name = f"{run}.r{number}"
+    if f"direct.{name}" in inputs:
+        return _direct_round(inputs, run, number)
     evaluated, trained = _folder(inputs, f"evaluate.{name}"), _folder(inputs, f"ppo.{name}")
     refreshed = f"refresh.{name}" in inputs
     return Round(

@@ -63,6 +63,9 @@ STAGES: dict[str, StageSpec] = {
         resumes=True,
     ),
     "ppo": StageSpec("inverse_alignment.stages.ppo", "ppo", ("policy", "state"), TRAINING, gpu=True, resumes=True),
+    "direct": StageSpec(
+        "inverse_alignment.stages.direct", "direct", ("policy", "state"), WITH_TRL, gpu=True, resumes=True
+    ),
     "evaluate": StageSpec("inverse_alignment.stages.evaluate", "evaluation", (), TRAINING, gpu=True),
     "compare": StageSpec("inverse_alignment.stages.compare", "comparison", (), ("matplotlib", "jinja2")),
 }

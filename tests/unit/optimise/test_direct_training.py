@@ -295,8 +295,9 @@ def test_a_killed_fit_ends_with_the_same_bytes(tmp_path: Path, reference: Any, l
 
 
 def test_a_policy_with_adapters_ends_as_a_plain_one(tmp_path: Path) -> None:
-    given = trained(tmp_path, TrDpo(**BASE, lora=LORA))
-    plain = direct.plain(given, lambda: tiny.policy(scale=2.0))
+    method = TrDpo(**BASE, lora=LORA)
+    given = trained(tmp_path, method)
+    plain = direct.plain(given, method, lambda: tiny.policy(scale=2.0))
     ids = torch.tensor([[5, 9, 20, 33]])
     with torch.no_grad():
         torch.testing.assert_close(plain(ids).logits, given.policy(ids).logits, rtol=1e-5, atol=1e-5)
