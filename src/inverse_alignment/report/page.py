@@ -235,12 +235,14 @@ def _lineage(comparison: Comparison, seed: int) -> Lane:
         for round_ in run.rounds:
             name = f"{run.arm}.s{seed}.r{round_.round}"
             steps = []
-            if round_.selection and round_.gate:
+            if round_.selection:
                 steps.append(Step("selection", nodes[f"select.{name}"], f"{round_.selection.selected} pairs"))
+            if round_.gate:
                 kept = "kept the old one" if round_.gate.refreshed else "no refresh due"
                 done = "accepted" if round_.gate.accepted else kept
                 steps.append(Step(f"reward model {round_.round}", nodes[f"refresh.{name}"], done))
-            steps.append(Step(f"policy {round_.round}", nodes[f"ppo.{name}"]))
+            optimised = "ppo" if f"ppo.{name}" in nodes else "direct"
+            steps.append(Step(f"policy {round_.round}", nodes[f"{optimised}.{name}"]))
             rounds.append(tuple(steps))
         arms.append((index, run.arm, tuple(rounds)))
     return Lane(seed, shared, tuple(arms))
