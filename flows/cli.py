@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DIVERGED, DIFFERS, USER_ERROR, INTERRUPTED = 1, 1, 2, 130
 PUBLISHED = Path("data/advice")
 CARD = Path("reports/data-card.html")
-SELECTIONS = Path("reports/selection")
+SELECTIONS, EXTRAPOLATED = Path("reports/selection"), Path("reports/extrapolated")
 REPORT = Path("reports/report")
 
 
@@ -355,6 +355,28 @@ def select(
 
     config = _load(params, preset, overrides)
     show_selection(node, _flow(config), config, out, explain, _console())
+
+
+@app.command()
+def extrapolate(
+    node: Annotated[str, typer.Argument(help="a policy of the plan, for example none-s0-r3-ppo", metavar="NODE")],
+    alphas: Annotated[
+        list[float] | None, typer.Option("--alpha", help="a value to try; may be repeated; 0 is the policy as it is")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="folder for the policy", metavar="DIR")] = EXTRAPOLATED,
+    params: Params = PARAMS,
+    preset: Preset = None,
+    overrides: Overrides = None,
+) -> None:
+    """Go on in the direction from the SFT policy to a trained one, without training (ExPO), as far as pays.
+
+    Example: inverse-alignment extrapolate none-s0-r3-ppo --alpha 0 --alpha 0.3 --alpha 0.5
+    """
+    from flows.extrapolate import show as show_extrapolated
+
+    _require_writable(out, "--out")
+    config = _load(params, preset, overrides)
+    show_extrapolated(node, _flow(config), config, alphas or [0.0, 0.1, 0.2, 0.3, 0.5, 1.0], out, _console())
 
 
 @app.command("evaluate-rm")

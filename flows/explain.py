@@ -82,7 +82,7 @@ def finished(node: str, plan: Plan, store: Store) -> Round:
     if item.entry is None:
         raise UserError(f"'{node}' is not built yet", where="NODE", fix="run it: inverse-alignment run")
     rollout = plan.planned.get(f"{node.removesuffix(SELECT)}{ROLLOUT}")
-    wanted = {name: _producer(artifact, plan) for name, artifact in item.node.inputs.items()}
+    wanted = {name: producer_folder(artifact, plan) for name, artifact in item.node.inputs.items()}
     inputs = {name: path for name, path in wanted.items() if path is not None}
     if rollout is not None and rollout.entry is not None:
         inputs["rollouts"] = store.local(rollout.entry.artifact)
@@ -92,7 +92,7 @@ def finished(node: str, plan: Plan, store: Store) -> Round:
     return Round(item.node, item.entry, inputs, store.local(item.entry.artifact))
 
 
-def _producer(artifact: Any, plan: Plan) -> Path | None:
+def producer_folder(artifact: Any, plan: Plan) -> Path | None:
     """Where the bytes of an input lie; the plan names made ones by their node."""
     name = run_stage.producer(artifact)
     if name is None:

@@ -179,7 +179,8 @@ def needs(config: PipelineConfig, device: Device) -> list[Need | Unknown]:
     if any(_reads_tokens(arm) for arm in arms):
         stages["token_reward"] = [_reward(config, "token_reward", config.token_reward.batch_size, "float32")]
     stages["refresh"] = [_refresh(arm) for arm in refreshing]
-    stages["ppo"] = [_ppo(arm, device) for arm in arms]
+    stages["ppo"] = [_ppo(arm, device) for arm in arms if arm.optimise.type == "ppo"]
+    stages["direct"] = [_direct(arm) for arm in arms if arm.optimise.type != "ppo"]
     stages["evaluate"] = [_evaluate(config, bool(refreshing))]
     chosen = [_hungriest(found) for found in stages.values() if found]
     if device.cuda:  # each process has a GPU of its own
@@ -310,6 +311,22 @@ def _ppo(arm: PipelineConfig, device: Device) -> Need | Unknown:
     scored = min(arm.runtime.scoring_rows, ppo.batch_size)
     models = whole_models(arm.reward) + _reads_tokens(arm)
     return memory.ppo(policy, reward, models, settings, writing, scored, spec.context)
+
+
+def _direct(arm: PipelineConfig) -> Need | Unknown:
+    from inverse_alignment.models import memory
+    from inverse_alignment.models.footprint import Adapters
+    from inverse_alignment.optimise.direct_settings import FixedAnchor, PpoMethod, Selm
+
+    method, spec = arm.optimise, arm.models.policy
+    assert not isinstance(method, PpoMethod)
+    lora = None if method.lora is None else Adapters(method.lora.rank, method.lora.targets)
+    model = _footprint(spec, "policy", spec.context, adapters=lora, training=True)
+    if model is None:
+        return _unknown("direct", arm, "policy")
+    fixed = isinstance(method.reference, FixedAnchor)
+    references = 1 if fixed or lora is not None else 2
+    return memory.direct(model, (3 if isinstance(method, Selm) else 2) * method.batch_size, spec.context, references)
 
 
 def _evaluate(config: PipelineConfig, refreshes: bool) -> Need | Unknown:

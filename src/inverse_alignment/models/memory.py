@@ -243,6 +243,26 @@ def _buckets(model: Footprint, processes: int) -> int:
     return gradients(model.trained, model.itemsize) if processes > 1 else 0
 
 
+def direct(model: Footprint, sequences: int, width: int, references: int, processes: int = 1) -> Need:
+    """A direct method: weights, AdamW, frozen models of the policy's size, a batch of sequences of full length.
+
+    Args:
+        sequences: answers in one forward pass.
+        references: frozen models beside it: the SFT policy, and a reference that is not the same.
+    """
+    tokens = sequences * width
+    logits = min(tokens * model.vocabulary, HEAD_NUMBERS) * FLOAT
+    return Need(
+        "direct",
+        {
+            "policy": model.weights,
+            "reference": references * model.parameters * model.itemsize,
+            "optimiser": adamw(model.trained, model.itemsize),
+        },
+        [learning(model, tokens, int(COMPARED_LOGITS * logits), _buckets(model, processes))],
+    )
+
+
 def reward_training(
     stage: str,
     model: Footprint,

@@ -1,7 +1,7 @@
 """Direct preference optimisation with a reference that may move, through transformers' Trainer.
 
 TRL's DPOTrainer and KTOTrainer have neither weights nor soft labels of pairs, move a reference of full models alone,
-and do not resume one; what they do have is the same here, and a test holds the losses together. See docs/decisions/017.
+and do not resume one; what they do have is the same here, and a test holds the losses together. See docs/decisions/018.
 """
 
 from __future__ import annotations

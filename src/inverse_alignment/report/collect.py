@@ -91,6 +91,7 @@ def _direct_round(inputs: Mapping[str, Path], run: str, number: int) -> Round:
         samples=_samples(evaluated),
         curve=(end,),
         training=(),
+        alarms=(),
         selection=selected,
         gate=None,
     )
