@@ -85,10 +85,10 @@ class Sizes(Section):
     """How much of the data is used, and how large the backbone is."""
 
     model: InitialisedModel = Field(
-        InitialisedModel(vocab_size=1024, hidden_size=64, layers=2, heads=4, context=192),
+        InitialisedModel(vocab_size=1024, hidden_size=64, layers=2, heads=4, context=160),
         description="the backbone of every method",
     )
-    train_pairs: int = Field(800, ge=1, description="pairs that every method learns from")
+    train_pairs: int = Field(600, ge=1, description="pairs that every method learns from")
     test_pairs: int = Field(300, ge=1, description="most held-out pairs")
     sft_epochs: float = Field(2, gt=0, description="passes over both answers, which make the backbone a policy")
     world: WorldConfig = Field(
