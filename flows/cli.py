@@ -397,6 +397,7 @@ def evaluate_rm(
     probes: Annotated[bool, typer.Option(help="try shortcuts too: over twice as many texts to score")] = True,
     out: Annotated[Path | None, typer.Option("--json", help="write all numbers there too", metavar="FILE")] = None,
     report_dir: Annotated[Path | None, typer.Option("--report-dir", help="write a page there", metavar="DIR")] = None,
+    track: Annotated[bool, typer.Option("--track", help="record it as a run in MLflow (tracking.mlflow_uri)")] = False,
     params: Params = PARAMS,
     preset: Preset = None,
     overrides: Overrides = None,
@@ -406,6 +407,7 @@ def evaluate_rm(
     Example: inverse-alignment evaluate-rm reward-s0 data/advice/pairs.jsonl --json scores.json
     """
     from flows.evaluate_rm import evaluate, write
+    from flows.evaluate_rm import track as record
 
     if report_dir is not None:
         _require_writable(report_dir)
@@ -413,7 +415,10 @@ def evaluate_rm(
         _require_writable(out.parent, "--json")
     config, console = _load(params, preset, overrides), _console()
     found = evaluate((model, reference), data_files, config, _flow(config), max_tokens, probes, console)
-    for path in write(found, out, report_dir):
+    written = write(found, out, report_dir)
+    if track:
+        record(found, config, written)
+    for path in written:
         console.print(path, markup=False, highlight=False, soft_wrap=True)
 
 

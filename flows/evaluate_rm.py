@@ -22,6 +22,7 @@ from inverse_alignment.evaluation.rewardbench import read_benchmarks
 from inverse_alignment.models.checks import CONFIG, FAMILY, POSITIONS, SCORE_HEADS, require_policy, shapes
 from inverse_alignment.report import judged_page
 from tasks import run_stage
+from tasks.recorder import key_of
 from tasks.run_stage import Flow
 
 if TYPE_CHECKING:
@@ -113,6 +114,49 @@ def write(found: dict[str, Any], out: Path | None, report_dir: Path | None) -> l
         except OSError as error:
             raise UserError(f"cannot be written: {error.strerror}", where=str(path), fix="name another file") from error
     return list(files)
+
+
+def track(found: dict[str, Any], config: PipelineConfig, files: Sequence[Path]) -> None:
+    """Record what was found as a run in MLflow, as stages are recorded: in the journal first.
+
+    Args:
+        files: what `write` wrote; those in the folder of the last are kept with the run.
+
+    Raises:
+        UserError: tracking is switched off.
+    """
+    from tasks.lineage import tracker
+
+    lineage = tracker(config)
+    if lineage is None:
+        raise UserError(
+            "there is nowhere to record it", where="tracking.mlflow_uri", fix="name a store, or leave out --track"
+        )
+    settings = {name: found[name] for name in ("model", "policy_reference", "max_tokens")}
+    folder = files[-1].resolve().parent if files else Path()
+    with lineage:
+        lineage.judged(
+            "evaluate-rm",
+            {**settings, "files": [file for each in found["benchmarks"] for file in each["files"]]},
+            points(found),
+            str(folder) if files else "",
+            tuple(path.name for path in files if path.resolve().parent == folder),
+        )
+
+
+def points(found: dict[str, Any]) -> tuple[tuple[str, float, int], ...]:
+    """Every section's numbers as metrics `benchmark/section/name`, and the overall score of a benchmark."""
+    values: dict[str, float | None] = {}
+    for benchmark in found["benchmarks"]:
+        if benchmark["overall"] is not None:
+            values[f"{benchmark['name']}/overall"] = benchmark["overall"]["mean"]
+        for section in benchmark["sections"]:
+            numbers = {"score": section["score"]["mean"], **(section["probes"] or {}), **(section["calibration"] or {})}
+            numbers |= {name: section[name] for name in ("items", "chance", "longer_wins")}
+            nulls = numbers.pop("null_wins", {})
+            numbers |= {"null_wins": max(nulls.values())} if nulls else {}
+            values |= {f"{benchmark['name']}/{section['name']}/{name}": value for name, value in numbers.items()}
+    return tuple((key_of(name), float(value), 0) for name, value in values.items() if isinstance(value, (int, float)))
 
 
 # ---------------------------------------------------------------------------------------------- whose scores

@@ -40,7 +40,7 @@ from tasks.journal import (
     Writer,
 )
 from tasks.processes import runs
-from tasks.recorder import Recorder, facts_of, points_of, redacted, status_of
+from tasks.recorder import Points, Recorder, facts_of, points_of, redacted, status_of
 from tasks.run_stage import Node
 
 if TYPE_CHECKING:
@@ -149,6 +149,12 @@ class MlflowLineage:
     def failed(self, node: Node, error: BaseException) -> None:
         """See `Observer.failed`."""
         self._safely(lambda: self._recorder.failed(node, error))
+
+    def judged(
+        self, name: str, settings: Mapping[str, Any], points: Points, folder: str = "", files: tuple[str, ...] = ()
+    ) -> None:
+        """See `Recorder.judged`."""
+        self._safely(lambda: self._recorder.judged(name, settings, points, folder, files))
 
     def _measured(self, values: Mapping[str, float], step: int) -> None:
         self._safely(lambda: self._recorder.measured(values, step))

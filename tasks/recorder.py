@@ -96,6 +96,14 @@ class Recorder:
             self._emit(Close(key=key, at=now(), status=status))
         self._shared = {}
 
+    def judged(
+        self, name: str, settings: Mapping[str, Any], points: Points, folder: str = "", files: tuple[str, ...] = ()
+    ) -> None:
+        """A measurement that no stage made: a run of its own, with its numbers and the files that lie in a folder."""
+        key = self._begin(name, None, {"ia.kind": "judged"}, settings, ())
+        self._emit(Note(key=key, at=now(), points=points, folder=folder, files=files))
+        self._emit(Close(key=key, at=now(), status="FINISHED"))
+
     def started(self, node: Node, why: str) -> None:
         """See `Observer.started`."""
         tags = {"ia.kind": "stage", "ia.why": why, **self._tags(node)}
