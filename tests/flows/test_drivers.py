@@ -88,7 +88,7 @@ def audited(store: Path, data: Path, **changes: object) -> PipelineConfig:
     return PipelineConfig.model_validate({"rounds": 2, "store": str(store), "data": pooled, **changes})
 
 
-def test_an_audit_model_is_made_like_the_first_one_and_only_evaluated_with(tmp_path: Path) -> None:
+def test_an_audit_model_is_made_like_the_first_one_and_only_looked_at(tmp_path: Path) -> None:
     nodes = {node.name: node for node in run_stage.draw(lambda: compare(audited(tmp_path, Path("nowhere.jsonl"))))}
     reward, audit = nodes["reward-s0"], nodes["audit-s0"]
     assert (audit.stage, audit.inputs, audit.seed) == (reward.stage, reward.inputs, reward.seed)
@@ -100,7 +100,12 @@ def test_an_audit_model_is_made_like_the_first_one_and_only_evaluated_with(tmp_p
     assert {name: keys for name, keys in takes.items() if keys} == {
         "compare": {"audit.s0"},
         "start-s0": {"audit"},
-        **{f"{arm}-s0-r{n}-evaluate": {"audit"} for arm in ("none", "random", "similarity") for n in (1, 2)},
+        **{
+            f"{arm}-s0-r{n}-{stage}": {"audit"}
+            for arm in ("none", "random", "similarity")
+            for n in (1, 2)
+            for stage in ("ppo", "evaluate")  # PPO watches it, and learns nothing from it
+        },
     }
     assert nodes["start-s0"].inputs["audit"].uri == "pending:audit-s0/model"
 
@@ -133,7 +138,8 @@ def test_an_audit_model_is_a_stage_of_dvc_and_can_be_run_alone(tmp_path: Path, d
     assert stage["cmd"] == "inverse-alignment stage audit-s0" and stage["params"] == ["models", "reward"]
     assert stage["deps"] == rendered["reward-s0"]["deps"]
     assert "pipeline/audit-s0.json" in rendered["none-s0-r1-evaluate"]["deps"]
-    assert "pipeline/audit-s0.json" not in rendered["none-s0-r1-ppo"]["deps"]
+    assert "pipeline/audit-s0.json" in rendered["none-s0-r1-ppo"]["deps"]
+    assert "pipeline/audit-s0.json" not in rendered["random-s0-r1-refresh"]["deps"]
     remember = run_stage.Remember()
     driver = run_stage.Execute(Store(Path(config.store)), RuntimeConfig(), (remember,), TOYS)
     run_stage.run_up_to(lambda: compare(config), "audit-s0", driver)

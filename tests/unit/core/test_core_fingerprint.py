@@ -15,7 +15,11 @@ from inverse_alignment.models.specs import CheckpointModel
 from inverse_alignment.stages.registry import STAGES
 
 MODULES = {name: spec.module for name, spec in STAGES.items()}
-SHARED = {"select": ("encoders", "policy_view"), "refresh": ("encoders",)}
+SHARED = {
+    "select": ("encoders", "policy_view"),
+    "refresh": ("encoders",),
+    "reward_model": ("pair_strength", "reward_families", "tqr_reward"),
+}
 """What of the stages' own folder a stage reaches besides itself."""
 
 
