@@ -172,3 +172,12 @@ def test_what_the_presets_change_takes_effect(name: str, tmp_path: Path) -> None
     assert config.data.aggregate.shares.audit == 0.25
     assert config.ppo.learning_rate == 3e-6 and config.ppo.kl.coefficient == 0.05
     assert config.models.policy.context == config.models.reward.context == 1024
+
+
+def test_a_preset_with_an_ensemble_plans_no_refresh_and_one_reward_model_for_all_arms(tmp_path: Path) -> None:
+    found = planned(preset("cautious", tmp_path, "rounds=1")).planned
+    assert {name for name in found if name.endswith("-ppo")} == {
+        f"{arm}-s0-r1-ppo" for arm in ("none", "lower-bound", "worst-case", "uwo")
+    }
+    assert not [name for name in found if name.endswith(("-select", "-refresh"))]
+    assert "trunk" in found["reward-s0"].node.inputs  # that of the SFT policy, as for type train

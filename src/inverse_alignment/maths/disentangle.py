@@ -10,9 +10,7 @@ def pearson_correlation(x: Tensor, y: Tensor) -> Tensor:
     """`ρ = cov(x, y) / (sd x · sd y)` of (n,) numbers; 0 where one of them is constant."""
     a, b = x - x.mean(), y - y.mean()
     scale = (a.square().sum() * b.square().sum()).sqrt()
-    if not bool(scale > 0):
-        return 0.0 * a.sum()
-    return (a * b).sum() / scale
+    return (a * b).sum() / scale if scale > 0 else torch.zeros_like(scale)
 
 
 def length_loss(quality: Tensor, length: Tensor, tokens: Tensor) -> Tensor:

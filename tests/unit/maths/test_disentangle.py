@@ -15,10 +15,11 @@ def test_correlation_is_numpys_and_zero_of_a_constant():
     assert float(pearson_correlation(x, y)) == pytest.approx(np.corrcoef(x, y)[0, 1])
     assert float(pearson_correlation(3 * x + 1, x)) == pytest.approx(1.0)
     assert float(pearson_correlation(-x, x)) == pytest.approx(-1.0)
+    assert float(pearson_correlation(1e-3 * x, 1e-3 * y)) == pytest.approx(np.corrcoef(x, y)[0, 1])  # no scale
     flat = torch.ones(9, dtype=torch.float64, requires_grad=True)
     nothing = pearson_correlation(flat, x)
-    nothing.backward()
-    assert float(nothing.detach()) == 0.0 and (flat.grad == 0).all()
+    (nothing + flat.sum()).backward()
+    assert float(nothing) == 0.0 and (flat.grad == 1).all()  # nothing is learned from it, and nothing is lost
 
 
 def test_it_is_least_where_one_head_knows_length_and_the_other_nothing_of_it():
