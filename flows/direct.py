@@ -68,6 +68,7 @@ def direct(config: PipelineConfig, arm: str, seed: int, start: Start) -> tuple[R
             reward=reward,
             audit=start.audit.part("model") if start.audit else None,
             preferences=preferences,
+            start=start.evaluation,
         )
         rounds.append(
             Round(rollouts=rollouts, selection=selection, refresh=None, optimised=optimised, evaluation=evaluation)

@@ -61,6 +61,7 @@ def test_graph_names_and_edges(tmp_path: Path) -> None:
     assert evaluate.inputs["reward"].uri == "pending:random-s0-r2-refresh/model"
     assert evaluate.inputs["reward_before"].uri == "pending:random-s0-r1-refresh/model"
     assert "reward_before" not in nodes["none-s0-r2-evaluate"].inputs
+    assert evaluate.inputs["start"].uri == "pending:start-s0"
     assert nodes["random-s0-r1-ppo"].inputs["policy"].uri == "pending:sft-s0/policy"
     assert nodes["random-s0-r2-ppo"].inputs["state"].uri == "pending:random-s0-r1-ppo/state"
     assert "state" not in nodes["random-s0-r1-ppo"].inputs
@@ -108,6 +109,17 @@ def test_an_audit_model_is_made_like_the_first_one_and_only_looked_at(tmp_path: 
         },
     }
     assert nodes["start-s0"].inputs["audit"].uri == "pending:audit-s0/model"
+
+
+def test_a_round_that_an_audit_is_to_end_needs_an_audit_model(tmp_path: Path) -> None:
+    stops = {"ppo": {"watch": {"stop_at": ["audit"]}}}
+    run_stage.draw(lambda: compare(audited(tmp_path, Path("nowhere.jsonl"), **stops)))
+    with pytest.raises(UserError, match="but there is none") as refused:
+        run_stage.draw(lambda: compare(config_for(tmp_path, Path("nowhere.jsonl"), **stops)))
+    assert "stop_at" in refused.value.where
+    blind = audited(tmp_path, Path("nowhere.jsonl"), ppo={"watch": {"every": 0}})
+    nodes = {node.name: node for node in run_stage.draw(lambda: compare(blind))}
+    assert "audit" not in nodes["none-s0-r1-ppo"].inputs
 
 
 def test_every_seed_has_an_audit_model_of_its_own_and_without_a_share_there_is_none(tmp_path: Path) -> None:
