@@ -40,6 +40,8 @@ OPTIONAL = {
     "reward_disagreement",
     "judge_win_rate",  # only where there is a judge
     "judge_consistent_share",
+    "on_policy_temperature",  # only where labels run with the scores
+    "offline_temperature",
     "length_correlation",  # only where answers differ in length
 }
 OPTIONAL |= {"corr_return_length", "corr_return_log_prob"}  # of some families of reward models: see test_tqr_reward.py

@@ -21,6 +21,7 @@ def test_files_off_the_objective_and_a_policy_against_itself(built):
     assert measured["over_refusal_prompts"] == 1 and measured["over_refusal_share"] in (0.0, 1.0)
     assert measured["probe_nll"] > 0 and measured["probe_nll"] != measured["probe_nll_sft"]
     assert measured["win_rate"] == measured["like_length_win_rate"] == 0.5  # no start was given
+    assert 0 <= measured["offline_ece"] <= 0.5 and 0 <= measured["on_policy_ece"] <= 0.5
     answers = lines(built.made["evaluation"] / "answers.jsonl")
     assert measured["best_of_n"][0]["rm_score"] == pytest.approx(measured["rm_score"])
     assert [row["n"] for row in measured["best_of_n"]] == [1, 2]
@@ -43,6 +44,7 @@ def test_against_the_sft_policy_and_without_gold(built):
     assert found["win_rate"] != 0.5 and found["win_rate_ci95"][0] <= found["win_rate"] <= found["win_rate_ci95"][1]
     assert found["judge_prompts"] == 0 and found["judge_win_rate"] is None
     assert found["proxy_truth_mmd"] is not None and found["like_length_groups"] > 0
+    assert null["on_policy_ece"] is None and null["offline_ece"] == found["offline_ece"]
     assert null["win_rate"] is null["proxy_truth_mmd"] is null["over_refusal_share"] is null["probe_nll"] is None
     assert all(look["gold"] is look["on_policy_accuracy"] is None for look in lines(without / "looks.jsonl"))
 

@@ -64,6 +64,8 @@ class Evaluation(Reading):
     win_rate: float | None = Field(None, description="against the SFT policy's answers, by gold, else by the audit")
     like_length_win_rate: float | None = Field(None, description="the same over answers of like length")
     judge_win_rate: float | None = Field(None, description="the same by a judge, if one is asked")
+    on_policy_ece: float | None = Field(None, description="calibration error on the policy's own answers")
+    offline_ece: float | None = Field(None, description="the same on the held-out offline pairs")
     proxy_truth_mmd: float | None = None
     length_correlation: float | None = None
     refusal_share: float | None = None

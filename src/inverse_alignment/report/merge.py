@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.report.comparison import Comparison
 
-RUN_NODES = ("select", "refresh", "ppo", "direct", "evaluate")  # nodes of the lineage that belong to an arm: ppo.ARM.s0.r1
+RUN_NODES = ("select", "refresh", "ppo", "direct", "evaluate")
+"""What belongs to an arm among the nodes of the lineage, as in ppo.ARM.s0.r1."""
 
 
 def merged(comparisons: Mapping[str, Comparison]) -> Comparison:

@@ -115,6 +115,7 @@ RM_METRICS: dict[str, Callable[[Round], float | None]] = {
     "accuracy on held-out offline pairs": _at(lambda e: e.offline_accuracy),
     "accuracy where the round began": _at(lambda e: e.on_policy_accuracy_after or e.on_policy_accuracy_before),
     "accuracy on the final policy": _at(lambda e: e.on_policy_accuracy),
+    "calibration error on the policy, negated": _at(lambda e: None if e.on_policy_ece is None else -e.on_policy_ece),
     "variance among a prompt's answers": _at(lambda e: e.reward_variance),
     "accuracy times variance": _at(_accuracy_times_variance),
     "agreement with the audit model": _at(lambda e: e.audit_agreement),
@@ -154,7 +155,9 @@ class Cost:
     values: tuple[str, ...]
 
 
-COST_COLUMNS = ("wins against SFT", "at like length", "proxy to truth, MMD²", "score and length", "refuses")
+COST_COLUMNS = (
+    *("wins against SFT", "at like length", "proxy to truth, MMD²", "calibration error", "score and length", "refuses"),
+)
 OPTIONAL_COLUMNS = ("wins by the judge", "refuses harmless", "probe, nats per token")
 
 
@@ -186,6 +189,7 @@ def _cost(evaluations: list[Evaluation]) -> dict[str, str]:
         percent(mean(lambda e: e.win_rate)),
         percent(mean(lambda e: e.like_length_win_rate)),
         number(mean(lambda e: e.proxy_truth_mmd)),
+        f"{number(mean(lambda e: e.offline_ece))} → {number(mean(lambda e: e.on_policy_ece))}",
         number(mean(lambda e: e.length_correlation), sign=True),
         percent(mean(lambda e: e.refusal_share)),
         percent(mean(lambda e: e.judge_win_rate)),

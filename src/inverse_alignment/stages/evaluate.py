@@ -92,7 +92,8 @@ def build(inputs: Mapping[str, Path], config: EvaluateStage, context: StageConte
     estimate = reward.estimate([r.prompt for r in fresh], [r.response for r in fresh])
     scores, picks = estimate.mean, conservative(estimate, config.evaluation.caution)
     answers = _scored(fresh, scores, audit, gold)
-    measured = {**_of_policy(fresh, scores, gold, context.seed), **_offline(test, reward.scorer)}
+    unit = reward.calibration.std
+    measured = {**_of_policy(fresh, scores, unit, gold, context.seed), **_offline(test, reward.scorer)}
     measured |= _of_audit(fresh, answers, test, audit, context.seed)
     measured["reward_disagreement"] = None if estimate.std is None else float(estimate.std.mean())
     measured |= _outliers(inputs["reward"], reward, fresh)
@@ -276,8 +277,11 @@ def _scores(reward: Any, rollouts: Any) -> Any:
     return reward([r.prompt for r in rollouts], [r.response for r in rollouts])
 
 
-def _of_policy(rollouts: Any, scores: Any, gold: Any, seed: int) -> dict[str, Any]:
-    """What the policy is worth on fresh answers to held-out prompts. Prompts are the independent units."""
+def _of_policy(rollouts: Any, scores: Any, unit: float, gold: Any, seed: int) -> dict[str, Any]:
+    """What the policy is worth on fresh answers to held-out prompts. Prompts are the independent units.
+
+    `unit` is one standardised score in the model's own, which is nats of preference.
+    """
     import numpy as np
 
     from inverse_alignment.evaluation.reward_accuracy import gold_rewards, on_policy_pairs
@@ -295,6 +299,7 @@ def _of_policy(rollouts: Any, scores: Any, gold: Any, seed: int) -> dict[str, An
         "reward_variance": None if np.isnan(variance) else variance,
         "on_policy_accuracy": None,
         "on_policy_pairs": 0,
+        **_calibration("on_policy", np.zeros(0)),
     }
     if gold is not None:
         truth = gold_rewards(gold, rollouts)
@@ -303,8 +308,20 @@ def _of_policy(rollouts: Any, scores: Any, gold: Any, seed: int) -> dict[str, An
             **_mean_over_prompts("gold_reward", truth, keys, seed, "gold interval"),
             "on_policy_accuracy": pairs.accuracy(scores),
             "on_policy_pairs": len(pairs.better),
+            **_calibration("on_policy", unit * (scores[pairs.better] - scores[pairs.worse])),
         }
     return measured
+
+
+def _calibration(name: str, gaps: Any) -> dict[str, float | None]:
+    """How far a reward model is from being as often right as it says; null without pairs, or where it knows nothing."""
+    from inverse_alignment.evaluation.calibration import calibration_of
+
+    found = calibration_of(gaps) if len(gaps) else None
+    return {
+        f"{name}_ece": found.ece if found else None,
+        f"{name}_temperature": found.temperature if found else None,
+    }
 
 
 def _mean_over_prompts(name: str, values: Any, keys: list[str], seed: int, noise: str) -> dict[str, Any]:
@@ -340,8 +357,10 @@ def _of_audit(rollouts: Any, answers: Any, test: Any, audit: Any, seed: int) -> 
 def _offline(pairs: Any, score: Any) -> dict[str, Any]:
     from inverse_alignment.evaluation.reward_accuracy import by_source, longer_wins, score_pairs
 
-    correct = score_pairs(score, pairs).correct()
+    scores = score_pairs(score, pairs)
+    correct = scores.correct()
     return {
+        **_calibration("offline", scores.chosen - scores.rejected),
         "offline_accuracy": float(correct.mean()),
         "offline_pairs": len(pairs),
         "longer_wins_accuracy": float(longer_wins(pairs).mean()),

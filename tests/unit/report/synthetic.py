@@ -168,6 +168,8 @@ class _Writer:
             "win_rate": 0.5 + 0.03 * kl if gold or self.audit else None,
             "like_length_win_rate": 0.5 + 0.02 * kl if gold or self.audit else None,
             "proxy_truth_mmd": 0.01 * kl if gold or self.audit else None,
+            "offline_ece": 0.05,
+            "on_policy_ece": 0.06 + 0.01 * kl if gold else None,
             "length_correlation": 0.2 + 0.01 * kl,
             "refusal_share": 0.0,
             "over_refusal_share": 0.01 * kl if gold else None,
