@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from inverse_alignment.report import analysis, canvas
+from inverse_alignment.report import analysis, canvas, mismatch
 from inverse_alignment.report.analysis import mean_of, percent
 from inverse_alignment.report.canvas import INK, MUTED, PAPER, RULE, SMALL, Picture, Size, arm_colour
 from inverse_alignment.report.comparison import Comparison, CurvePoint, Evaluation, Gate, Round, TrainingPoint
@@ -101,6 +101,9 @@ def _by_kl(comparison: Comparison, name: str, title: str, curves: Sequence[Curve
                     _seed_lines(axes, [_by(path, curve.value, _distance) for path in paths], index)
                 points = _by(mean, curve.value, _distance)
                 _line(axes, points, index, curve.dashes)
+                if held_against is not None and curve.marked is held_against:
+                    law = mismatch.curve_of(comparison, arm, held_against).points(points[0][1], points[-1][0])
+                    _thin_dotted(axes, law, index)
                 face = PAPER if curve.suffix else arm_colour(index)
                 style = {"marker": canvas.arm_marker(index), "color": face, "markeredgecolor": arm_colour(index)}
                 axes.plot(*points[-1], markersize=6, zorder=5, **style)  # type: ignore[arg-type]
@@ -118,6 +121,12 @@ def _by_kl(comparison: Comparison, name: str, title: str, curves: Sequence[Curve
         canvas.label_ends(axes, ends)
 
     return canvas.draw(name, title, _ends_in_words(comparison, curves), _size(comparison, curves=curves), paint)
+
+
+def _thin_dotted(axes: Axes, points: Sequence[tuple[float, float]], index: int) -> None:
+    if points:
+        xs, ys = zip(*points, strict=True)
+        axes.plot(xs, ys, color=arm_colour(index), linewidth=1.0, linestyle=(0, (1, 1.4)), zorder=2)
 
 
 def _overoptimised(

@@ -16,6 +16,7 @@ from inverse_alignment.report.comparison import Comparison, Evaluation, Round
 
 LEAST_RUNS, LEAST_CHECKPOINTS = 5, 5
 FIT_SEED = 0
+DRAWN = 60
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,14 @@ class ArmCurve:
             return f"{where}, past it."
         return f"{where}, {'before it' if self.now < peak.low else 'as near as can be told'}."
 
+    def points(self, start: float, most: float) -> list[tuple[float, float]]:
+        """The fitted curve from a start at distance 0 to the largest distance; none where there is no fit."""
+        if self.fit is None:
+            return []
+        distance = np.linspace(0.0, most, DRAWN)
+        values = start + policy_terms(distance) @ np.array([self.fit.a.mean, self.fit.b.mean])
+        return list(zip(distance.tolist(), values.tolist(), strict=True))
+
 
 def _interval(value: Interval, digits: int = 2) -> str:
     high = "∞" if value.high == float("inf") else number(value.high, digits)
@@ -61,10 +70,11 @@ def curves(comparison: Comparison) -> list[ArmCurve]:
     Runs are the units of the intervals where an arm has five or more.
     """
     held_against = analysis.yardstick(comparison)
-    return [_curve(comparison, arm, held_against) for arm in comparison.arms] if held_against else []
+    return [curve_of(comparison, arm, held_against) for arm in comparison.arms] if held_against else []
 
 
-def _curve(comparison: Comparison, arm: str, held_against: analysis.Yardstick) -> ArmCurve:
+def curve_of(comparison: Comparison, arm: str, held_against: analysis.Yardstick) -> ArmCurve:
+    """The curve of one arm."""
     paths = analysis.paths_of(comparison, arm)
     points = [
         (run, max(point.kl, 0.0) ** 0.5, value - (held_against.of_point(path[0]) or 0.0))

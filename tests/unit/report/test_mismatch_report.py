@@ -82,6 +82,13 @@ def test_no_peak_and_no_curve():
     assert mismatch.ArmCurve("x", None, "too close", 1.0, False).sentence() == "“x”: no curve: too close."
 
 
+def test_the_drawn_curve_begins_at_the_start_and_follows_the_fit():
+    fit = Fit(Interval(1.0, 0.9, 1.1), Interval(0.5, 0.4, 0.6), Interval(2.0, 1.5, 2.5), 0.1)
+    drawn = mismatch.ArmCurve("x", fit, "", 1.0, True).points(0.3, 1.0)
+    assert drawn[0] == (0.0, 0.3) and drawn[-1] == (1.0, pytest.approx(1.3))  # log 1 = 0
+    assert mismatch.ArmCurve("x", None, "too close", 1.0, True).points(0.3, 1.0) == []
+
+
 def test_which_metric_to_trust(one, many):
     few, more = mismatch.trust(one), mismatch.trust(many)
     assert few and all(row.interval is None and row.checkpoints == 6 for row in few)
