@@ -34,6 +34,7 @@ from inverse_alignment.maths.calibration import (
     tempered,
 )
 from inverse_alignment.maths.caution import lower_bound, uncertainty_weighted, worst_case
+from inverse_alignment.maths.contrastive import info_nce
 from inverse_alignment.maths.credit import (
     attention_credit,
     final_positions,
@@ -447,6 +448,12 @@ ENTRIES: dict[str, Entry] = {
         lambda: hinge_loss(t(2.0, 0.0), t(0.5, 1.0), t(1.0, 3.0)),  # (1 · 0 + 3 · 2) / 4
         1.5,
         lambda c: hinge_loss(c.x[:, 0], c.y[:, 0], c.weights),
+    ),
+    "contrastive.info_nce": Entry(
+        # cosines 1 and 0 of the first row, 0 and 1 of the second; τ = ½: log(1 + exp(-2)) each
+        lambda: info_nce(t([2.0, 0.0], [0.0, 1.0]), t([1.0, 0.0], [0.0, 3.0]), 0.5),
+        t(0.1269280110429726, 0.1269280110429726),
+        lambda c: info_nce(c.logits[:, 0] + 0.1, c.other[:, 0] + 0.1, 0.5),
     ),
     "strength.pair_strength": Entry(
         # of the first pair both judge, of the second the second model alone, of the third nobody, hence both

@@ -15,7 +15,13 @@ from inverse_alignment.core.metrics import read_metrics
 from inverse_alignment.models.loading import load_reward_model
 from inverse_alignment.reward.family_settings import EnsembleReward, LoraTrunks
 from inverse_alignment.reward.settings import LoraRule
-from inverse_alignment.reward.training_settings import EnsembleStrength, HeldOutStop, TrainReward, ValuePrefixes
+from inverse_alignment.reward.training_settings import (
+    EnsembleStrength,
+    HeldOutStop,
+    InfoNceContrast,
+    TrainReward,
+    ValuePrefixes,
+)
 from tests.contract.test_docs import defined
 from tests.stages.chain import Chain
 from tests.stages.test_reward_families import Dying, Killed, make
@@ -33,6 +39,7 @@ def test_adapters_learn_until_it_no_longer_helps_and_a_plain_model_is_written(br
         learning_rate=5e-2,
         batch_size=16,
         prefixes=ValuePrefixes(),
+        contrast=InfoNceContrast(),
         weights=LoraRule(rank=2),
         stop=HeldOutStop(every=2, patience=2, pairs=32),
     )

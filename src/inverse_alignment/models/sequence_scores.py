@@ -46,48 +46,51 @@ def sequence_scores(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor
     return torch.cat([scores for _, scores in parts]).squeeze(-1).float()[_order(parts, ids)]
 
 
-class PrefixScores(NamedTuple):
+class WatchedScores(NamedTuple):
     """What a model says of sequences and of their beginnings.
 
     Attributes:
         final: (n,) scores of the sequences, float32.
         values: (n, t) scores at every position, float32; anything at padding.
+        features: (n, d) what the score head reads at the last token, float32.
     """
 
     final: Tensor
     values: Tensor
+    features: Tensor
 
 
-def prefix_scores(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> PrefixScores:
-    """`sequence_scores`, and what the score head makes of every position.
+def watched_scores(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> WatchedScores:
+    """`sequence_scores`, with what the score head makes of every position and reads at the last.
 
     Raises:
         UserError: the model's score is not read off at one position of a causal model.
     """
     if not is_causal(model):
         raise _no_prefixes(model)
-    seen: list[Tensor] = []
-    watch = score_layer(model).register_forward_hook(lambda module, given, made: seen.append(made))
-    finals, values = [], []
+    seen: list[tuple[Tensor, Tensor]] = []
+    watch = score_layer(model).register_forward_hook(lambda module, given, made: seen.append((given[0], made)))
+    finals, values, features = [], [], []
+    last = mask.sum(-1).long() - 1
     try:
         for rows, shown in _parts(ids, mask):
             finals.append((rows, model(input_ids=shown, use_cache=False).logits))
-            if seen[-1].shape != (*shown.shape, 1):
+            states, scores = seen[-1]
+            if scores.shape != (*shown.shape, 1):
                 raise _no_prefixes(model)
-            values.append(functional.pad(seen[-1].squeeze(-1), (0, ids.shape[1] - shown.shape[1])))
+            values.append(functional.pad(scores.squeeze(-1), (0, ids.shape[1] - shown.shape[1])))
+            features.append(states[torch.arange(len(rows), device=ids.device), last[rows]])
     finally:
         watch.remove()
-    order = _order(finals, ids)
-    return PrefixScores(
-        torch.cat([scores for _, scores in finals]).squeeze(-1).float()[order], torch.cat(values).float()[order]
-    )
+    order, found = _order(finals, ids), ([scores.squeeze(-1) for _, scores in finals], values, features)
+    return WatchedScores(*(torch.cat(parts).float()[order] for parts in found))
 
 
 def _no_prefixes(model: PreTrainedModel) -> UserError:
     return UserError(
         f"a {type(model).__name__} says nothing of the beginning of an answer",
-        where="reward.prefixes.type",
-        fix="set it to off, or use a decoder whose score head reads one position",
+        where="reward.prefixes.type, reward.contrast.type",
+        fix="set them to off, or use a decoder whose score head reads one position",
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
+from torch.nn import functional
 from trl import RewardConfig, RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
@@ -21,10 +22,11 @@ from inverse_alignment.core.metrics import Report
 from inverse_alignment.core.parallel import group, shares
 from inverse_alignment.core.records import Comparison
 from inverse_alignment.core.seeding import derive_seed
+from inverse_alignment.maths.contrastive import info_nce
 from inverse_alignment.maths.pairwise import bradley_terry_loss, contrast_loss
 from inverse_alignment.maths.prefixes import look_ahead, temporal_smoothness
 from inverse_alignment.maths.spread import score_spread
-from inverse_alignment.models.sequence_scores import plain_scores, prefix_scores, sequence_scores
+from inverse_alignment.models.sequence_scores import plain_scores, sequence_scores, watched_scores
 from inverse_alignment.models.trl_training import apart, configure, presented, shared_out, train
 from inverse_alignment.reward.held_out import HeldOut
 from inverse_alignment.text.render import encode_answers, encode_prompts, prompt_budget
@@ -35,11 +37,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PairLoss:
-    """What `maths.pairwise.bradley_terry_loss` needs besides scores, and what is asked of the beginnings of answers.
+    """What `maths.pairwise.bradley_terry_loss` needs besides scores, and what is asked of the model besides.
 
     Attributes:
         smoothness: weight of `maths.prefixes.temporal_smoothness` of both answers of a pair.
         look_ahead: the same of `maths.prefixes.look_ahead`.
+        contrast: weight of `maths.contrastive.info_nce` of a pair's difference of features, h(x, y_c) - h(x, y_r), seen
+            twice with noise, among those of the batch.
+        temperature: of that.
+        dropout: probability that a feature is dropped from a view.
     """
 
     smoothing: float
@@ -47,11 +53,14 @@ class PairLoss:
     use_margins: bool
     smoothness: float = 0.0
     look_ahead: float = 0.0
+    contrast: float = 0.0
+    temperature: float = 0.1
+    dropout: float = 0.1
 
     @property
-    def of_prefixes(self) -> bool:
-        """Whether the beginnings of answers matter."""
-        return bool(self.smoothness or self.look_ahead)
+    def looks_inside(self) -> bool:
+        """Whether more than scores of whole answers matters."""
+        return bool(self.smoothness or self.look_ahead or self.contrast)
 
 
 @dataclass(frozen=True)
@@ -160,17 +169,22 @@ class WeightedRewardTrainer(RewardTrainer):
 
 
 def _read(model: Any, inputs: dict[str, Tensor], settings: PairLoss) -> tuple[Tensor, Tensor]:
-    """Scores (2n,) of a batch of pairs, and what the beginnings of both answers of each pair are penalised by, (n,)."""
+    """Scores (2n,) of a batch of pairs, and what each pair is penalised by besides, (n,)."""
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    if not settings.of_prefixes:
+    if not settings.looks_inside:
         # several processes would wait for each other at every pass: each makes one
         scores = (sequence_scores if group().size == 1 else plain_scores)(model, ids, mask)
         return scores, torch.zeros_like(scores[::2])
-    final, values = prefix_scores(model, ids, mask)
+    final, values, features = watched_scores(model, ids, mask)
     of_answer = mask.bool() & (torch.arange(ids.shape[1], device=ids.device) >= inputs["starts"].repeat(2)[:, None] - 1)
     both = settings.smoothness * temporal_smoothness(values, of_answer)
     both = both + settings.look_ahead * look_ahead(values, final, of_answer)
-    return final, both[: len(ids) // 2] + both[len(ids) // 2 :]
+    penalties = both[: len(ids) // 2] + both[len(ids) // 2 :]
+    if settings.contrast:
+        chosen, rejected = features.chunk(2)
+        first, second = (functional.dropout(chosen - rejected, settings.dropout) for _ in range(2))
+        penalties = penalties + settings.contrast * info_nce(first, second, settings.temperature)
+    return final, penalties
 
 
 def _mixed_loss(
@@ -266,17 +280,17 @@ def fit(
 
     Raises:
         UserError: there is nothing to learn; `ahead` or `held_out` is asked of a model that is sharded over
-            processes; or the beginnings of answers are to be read by several.
+            processes; or several are to look inside it.
     """
     if not rows:
         raise UserError("no pair has two different answers", where="data", fix="see `inverse-alignment data inspect`")
     if apart(model) is not model:
         _require_whole(ahead, held_out)
-    if pair_loss.of_prefixes and group().size > 1:
+    if pair_loss.looks_inside and group().size > 1:
         raise UserError(
-            "the beginnings of answers are read by one process",
+            "the beginnings of answers are read, and pairs contrasted, by one process",
             where="runtime.launcher.stages",
-            fix="leave reward_model out of it, or set reward.prefixes.type=off",
+            fix="leave reward_model out of it, or set reward.prefixes.type and reward.contrast.type to off",
         )
     lengths = [max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
     rows, arguments = shared_out(*presented(rows, lengths, arguments), lambda row: {**row, "weight": 0.0})

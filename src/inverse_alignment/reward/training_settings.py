@@ -81,6 +81,21 @@ class EnsembleStrength(Section):
         return self
 
 
+class NoContrast(Section):
+    """Features learn from the scores alone."""
+
+    type: Literal["off"] = "off"
+
+
+class InfoNceContrast(Section):
+    """Contrastive term of Secrets of RLHF II (arXiv 2401.06080): features of pairs are to differ, through noise."""
+
+    type: Literal["info_nce"] = "info_nce"
+    weight: float = Field(0.1, gt=0, description="of the term in the loss; the source does not say which it took")
+    temperature: float = Field(0.1, gt=0, description="τ, by which cosines are divided")
+    dropout: float = Field(0.1, gt=0, lt=1, description="probability that a feature is dropped from a view")
+
+
 class TrainReward(Section):
     """Bradley-Terry training on one split of all sources: train, and audit for the model that audits it."""
 
@@ -100,6 +115,9 @@ class TrainReward(Section):
     )
     prefixes: Annotated[FreePrefixes | ValuePrefixes, Field(discriminator="type")] = Field(
         FreePrefixes(), description="what is asked of the scores of beginnings of answers"
+    )
+    contrast: Annotated[NoContrast | InfoNceContrast, Field(discriminator="type")] = Field(
+        NoContrast(), description="whether features are to tell pairs apart"
     )
     weights: Annotated[FullRule | LoraRule, Field(discriminator="type")] = Field(
         FullRule(), description="which weights learn: all, or adapters and the score head"

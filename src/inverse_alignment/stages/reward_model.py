@@ -19,6 +19,7 @@ from inverse_alignment.reward.training_settings import (
     CheckpointReward,
     EnsembleStrength,
     HeldOutStop,
+    InfoNceContrast,
     TrainReward,
     ValuePrefixes,
 )
@@ -234,6 +235,10 @@ def _fit(
 def _pair_loss(config: TrainReward) -> Any:
     from inverse_alignment.reward.bradley_terry import PairLoss
 
-    asked = config.prefixes
-    of_prefixes = (asked.smoothness, asked.look_ahead) if isinstance(asked, ValuePrefixes) else ()
-    return PairLoss(config.label_smoothing, config.centring, config.use_margins, *of_prefixes)
+    asked: dict[str, float] = {}
+    if isinstance(config.prefixes, ValuePrefixes):
+        asked |= {"smoothness": config.prefixes.smoothness, "look_ahead": config.prefixes.look_ahead}
+    if isinstance(config.contrast, InfoNceContrast):
+        found = config.contrast
+        asked |= {"contrast": found.weight, "temperature": found.temperature, "dropout": found.dropout}
+    return PairLoss(config.label_smoothing, config.centring, config.use_margins, **asked)

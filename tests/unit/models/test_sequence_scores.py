@@ -10,7 +10,8 @@ import torch
 from inverse_alignment.core.batches import pad_right
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.models import sequence_scores as subject
-from inverse_alignment.models.sequence_scores import is_causal, plain_scores, prefix_scores, sequence_scores
+from inverse_alignment.models.score_features import score_layer
+from inverse_alignment.models.sequence_scores import is_causal, plain_scores, sequence_scores, watched_scores
 from tests.unit.models import tiny
 
 LENGTHS = (3, 40, 9, 9, 27, 1, 60)
@@ -119,9 +120,14 @@ def test_the_score_of_a_beginning_is_that_of_the_beginning_alone(monkeypatch, na
     monkeypatch.setattr(subject, "PASS_COSTS", {"cpu": 1})
     model, pad = MODELS[name]()
     ids, mask = rows(pad)
-    found = prefix_scores(model, ids, mask)
+    found = watched_scores(model, ids, mask)
     torch.testing.assert_close(found.final, plain_scores(model, ids, mask), **CLOSE)
     assert found.values.shape == ids.shape
+    torch.testing.assert_close(
+        score_layer(model)(found.features).squeeze(-1),
+        found.values[torch.arange(7), torch.tensor(LENGTHS) - 1],
+        **CLOSE,
+    )
     for row, length in enumerate(LENGTHS):
         for kept in {1, length // 2 or 1, length}:
             alone = model(input_ids=ids[row : row + 1, :kept]).logits.squeeze()
@@ -131,4 +137,4 @@ def test_the_score_of_a_beginning_is_that_of_the_beginning_alone(monkeypatch, na
 def test_an_encoder_says_nothing_of_beginnings():
     model, pad = encoder()
     with pytest.raises(UserError, match="says nothing of the beginning of an answer"):
-        prefix_scores(model, *rows(pad))
+        watched_scores(model, *rows(pad))

@@ -10,8 +10,9 @@ import torch
 from inverse_alignment.core.batches import pad_right
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.metrics import FileReport
+from inverse_alignment.maths.contrastive import info_nce
 from inverse_alignment.maths.prefixes import temporal_smoothness
-from inverse_alignment.models.sequence_scores import prefix_scores
+from inverse_alignment.models.sequence_scores import watched_scores
 from inverse_alignment.models.trl_training import arguments
 from inverse_alignment.reward import bradley_terry
 from inverse_alignment.reward.bradley_terry import PairCollator, PairLoss, WeightedRewardTrainer, fit, pair_rows
@@ -41,7 +42,7 @@ def test_the_penalties_of_a_batch_by_hand():
         assert row["start"] == len(encode_prompt(tiny.tokenizer(), PAIRS[i].prompt, 24))
         for side in ("chosen_ids", "rejected_ids"):
             with torch.no_grad():
-                found = prefix_scores(tiny.reward_model(), *pad_right([row[side]], 0))
+                found = watched_scores(tiny.reward_model(), *pad_right([row[side]], 0))
             values = found.values[0, row["start"] - 1 :]  # from the last token of the prompt
             smooth[i] += ((values[:-1] - values[1:]) ** 2).mean()
             ahead[i] += ((values[:-1] - values[-1]) ** 2).mean()
@@ -62,7 +63,7 @@ def change(folder, settings):
     fit(model, tiny.tokenizer(), rows, given, settings, folder, FileReport(folder / "metrics.jsonl"), 3600)
     ids, mask = pad_right([row[side] for side in ("chosen_ids", "rejected_ids") for row in rows], 0)
     with torch.no_grad():
-        found = prefix_scores(model.eval(), ids, mask)
+        found = watched_scores(model.eval(), ids, mask)
     begun = torch.tensor([row["start"] - 1 for row in rows]).repeat(2).unsqueeze(-1)
     changes = temporal_smoothness(found.values, mask & (torch.arange(ids.shape[1]) >= begun))
     spread = float(-found.final.chunk(2)[1].mean() + found.final.chunk(2)[0].mean())
@@ -78,5 +79,20 @@ def test_beginnings_come_to_say_what_the_whole_will(tmp_path):
 
 def test_several_processes_do_not_read_beginnings(monkeypatch, tmp_path):
     monkeypatch.setattr(bradley_terry, "group", lambda: SimpleNamespace(size=2, rank=0))
-    with pytest.raises(UserError, match="read by one process"):
+    with pytest.raises(UserError, match="read, and pairs contrasted, by one process"):
         fit(tiny.reward_model(), None, rows_of(PAIRS), {}, PairLoss(0, 0, False, 0.1), tmp_path, None, 3600)
+
+
+def test_the_contrast_of_a_batch_by_hand():
+    rows = rows_of(PAIRS[:3])
+    settings = PairLoss(0.0, 0.01, False, contrast=2.0, temperature=0.5, dropout=0.25)
+    torch.manual_seed(5)
+    found = loss(settings, rows)
+    ids, mask = pad_right([row[side] for side in ("chosen_ids", "rejected_ids") for row in rows], 0)
+    with torch.no_grad():
+        chosen, rejected = watched_scores(tiny.reward_model(), ids, mask).features.chunk(2)
+    torch.manual_seed(5)
+    first, second = (torch.nn.functional.dropout(chosen - rejected, 0.25) for _ in range(2))
+    term = float(torch.tensor([1.0, 2.0, 3.0]) / 6 @ info_nce(first, second, 0.5))
+    assert found == pytest.approx(loss(PairLoss(0.0, 0.01, False), rows) + 2.0 * term, abs=1e-5)
+    assert term > 0.01
