@@ -104,8 +104,8 @@ def measure(
     return {**result, "judges": {name: agreement(verdicts, truth).json() for name, verdicts in said.items()}}
 
 
-def _words(prompts: Sequence[Prompt], texts: Sequence[str]) -> np.ndarray:
-    return np.array([float(len(text.split())) for text in texts])
+def _words(prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
+    return np.array([float(len(text.split())) for text in responses])
 
 
 if __name__ == "__main__":

@@ -58,10 +58,12 @@ def _plain(text: str) -> str:
 
 
 def columns(comparison: Comparison) -> tuple[str, ...]:
-    """What `cells` holds. An audit score stands beside gold, or in its place where there is no gold."""
+    """What `cells` holds. An audit score stands beside gold, or in its place where there is no gold; the probe, what
+    alignment cost elsewhere, only where there is one."""
     first = ("audit score",) if comparison.has_audit and not comparison.has_gold else ("gold reward",)
     audit = ("audit score",) if comparison.has_audit and comparison.has_gold else ()
-    return (*first, "RM score", *audit, "KL to SFT, nats", "on-policy accuracy")
+    probe = ("probe, nats per token",) if any(run.final.probe_nll is not None for run in comparison.runs) else ()
+    return (*first, "RM score", *audit, "KL to SFT, nats", "on-policy accuracy", *probe)
 
 
 def cells(comparison: Comparison, evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
@@ -72,6 +74,7 @@ def cells(comparison: Comparison, evaluations: Sequence[Evaluation]) -> tuple[st
         "RM score": with_sd(mean_of(e.rm_score for e in evaluations)),
         "KL to SFT, nats": with_sd(mean_of(e.kl_to_sft for e in evaluations), 1),
         "on-policy accuracy": accuracy_cell(evaluations),
+        "probe, nats per token": with_sd(mean_of(e.probe_nll for e in evaluations), 3),
     }
     return tuple(shown[name] for name in columns(comparison))
 

@@ -6,7 +6,7 @@ import pytest
 
 from inverse_alignment.maths.bootstrap import Interval
 from inverse_alignment.maths.overoptimisation import Fit
-from inverse_alignment.report import mismatch
+from inverse_alignment.report import mismatch, table
 from inverse_alignment.report.collect import collect
 from inverse_alignment.report.comparison import Comparison
 from inverse_alignment.report.page import render
@@ -102,6 +102,14 @@ def test_costs_are_before_and_after(one):
     assert start.arm == "SFT start" and start.values[0] == "50\N{NO-BREAK SPACE}%"
     assert none.values[-1].startswith("3.200 → 3.2") and none.values[-1] != start.values[-1]
     assert mismatch.cost_columns(one)[-2:] == mismatch.OPTIONAL_COLUMNS[-2:]  # nobody judges
+
+
+def test_the_table_in_the_terminal_has_the_probe_where_there_is_one(one, blind):
+    assert table.columns(one)[-1] == "probe, nats per token" and not {"probe, nats per token"} & set(
+        table.columns(blind)
+    )
+    before, after = (table.cells(one, [evaluation])[-1] for evaluation in (one.starts[0].evaluation, one.runs[0].final))
+    assert before == "3.200" and after > before
 
 
 @pytest.mark.parametrize("name", ["one", "many", "blind"])
