@@ -26,6 +26,10 @@ NAMES = {
     "ava_p_fresh_q": "AVA-p without pretrained Q",
     "ava_d": "AVA-d",
     "ava_d_discounted": "AVA-d, γ = 0.9",
+    "ensemble": "ensemble of 4 heads on one trunk",
+    "warm": "WARM, mean of 4",
+    "odin": "ODIN",
+    "inform": "InfoRM",
 }
 
 

@@ -20,6 +20,13 @@ from inverse_alignment.reward.ava_settings import (
     PreferencesObjective,
     PreferenceTransformerReward,
 )
+from inverse_alignment.reward.family_settings import (
+    EnsembleReward,
+    InformReward,
+    OdinReward,
+    SharedTrunk,
+    WarmReward,
+)
 from inverse_alignment.reward.training_settings import TrainReward
 from inverse_alignment.stages.registry import STAGES
 from inverse_alignment.world.text import WorldConfig
@@ -38,7 +45,8 @@ def _ava(**changes: Any) -> AvaReward:
     return AvaReward(**TRAINING, **changes)
 
 
-METHODS: dict[str, TrainReward | AvaReward | PreferenceTransformerReward] = {
+Family = EnsembleReward | WarmReward | OdinReward | InformReward
+METHODS: dict[str, TrainReward | AvaReward | PreferenceTransformerReward | Family] = {
     REFERENCE: TrainReward(**TRAINING),
     "preference_transformer": PreferenceTransformerReward(**TRAINING),
     "ava_p": _ava(),
@@ -50,6 +58,10 @@ METHODS: dict[str, TrainReward | AvaReward | PreferenceTransformerReward] = {
     "ava_p_fresh_q": _ava(q=FreshQ()),
     "ava_d": _ava(objective=DemonstrationsObjective()),
     "ava_d_discounted": _ava(objective=DemonstrationsObjective(), gamma=0.9),
+    "ensemble": EnsembleReward(trunk=SharedTrunk(), bootstrap=True, training=TrainReward(**TRAINING)),
+    "warm": WarmReward(training=TrainReward(**TRAINING)),
+    "odin": OdinReward(training=TrainReward(**TRAINING)),
+    "inform": InformReward(training=TrainReward(**TRAINING)),
 }
 """AVA's ablations are those of the paper; `printed_cer` has σ in place of log σ, `without_cer` scores by the sum.
 

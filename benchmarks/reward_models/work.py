@@ -6,16 +6,27 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial as bound
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from benchmarks.bakeoff.rows import Row
 from benchmarks.reward_models.collection import Pairs, pairs_of
-from benchmarks.reward_models.plan import BASELINE, METHODS, POLICIES, WORLD, Sizes, Unit, digest_of, digest_of_code
+from benchmarks.reward_models.plan import (
+    BASELINE,
+    METHODS,
+    POLICIES,
+    WORLD,
+    Family,
+    Sizes,
+    Unit,
+    digest_of,
+    digest_of_code,
+)
 from benchmarks.reward_models.policy import optimised
 from inverse_alignment.core.context import RuntimeConfig, StageContext
 from inverse_alignment.core.metrics import FileReport
@@ -31,13 +42,15 @@ from inverse_alignment.models.reward_scores import RewardScorer, Scorer
 from inverse_alignment.models.trl_training import arguments
 from inverse_alignment.optimise.supervised import demonstrations, fine_tune
 from inverse_alignment.reward.bradley_terry import PairLoss, fit, pair_rows
+from inverse_alignment.reward.family_settings import EnsembleReward, InformReward, OdinReward, WarmReward
 from inverse_alignment.reward.training_settings import TrainReward
+from inverse_alignment.stages.reward_families import Made, Recipe, ensemble, inform, odin, warm
 from inverse_alignment.stages.tqr_reward import tqr
 from inverse_alignment.text.tokenizers import load_tokenizer, train_tokenizer
 from inverse_alignment.world.gold import gold_reward
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BEST_OF = (1, 4, 16)
 ROWS = 64  # scored or sampled at once
@@ -131,30 +144,74 @@ def train(
     """A reward model of a method, and what its training gave."""
     config, tokenizer = METHODS[name], load_tokenizer(folder).tokenizer
     report = FileReport(partial / "metrics.jsonl")
-    if isinstance(config, TrainReward):
-        return _bradley_terry(config, unit, pairs, folder, sizes, partial)
     context = StageContext(partial / "out", partial, report, RUNTIME, unit.seed)
+    if isinstance(config, TrainReward):
+        model = _start(folder, unit.seed)
+        trained = _fit(model, tokenizer, pairs.train, config, sizes, context)
+        return RewardScorer(model, tokenizer, sizes.model.context, ROWS), trained
+    if isinstance(config, Family):
+        made = _family(config, pairs, folder, sizes, context)
+        return made.scorer, made.metrics
     made = tqr(config, sizes.model, {"trunk": folder}, tokenizer, pairs.train, pairs.test, context)
     return made.scorer, made.metrics
 
 
-def _bradley_terry(
-    config: TrainReward, unit: Unit, pairs: Pairs, folder: Path, sizes: Sizes, partial: Path
-) -> tuple[Scorer, dict[str, Any]]:
-    tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder).tokenizer
-    model = reward_model_from_trunk(folder, unit.seed)
-    model.config.pad_token_id = tokenizer.pad_token_id
-    trained = fit(
+def _start(folder: Path, seed: int, outputs: int = 1) -> PreTrainedModel:
+    model = reward_model_from_trunk(folder, seed, outputs=outputs)
+    model.config.pad_token_id = load_tokenizer(folder).tokenizer.pad_token_id
+    return model
+
+
+def _fit(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    shown: Sequence[Comparison],
+    config: TrainReward,
+    sizes: Sizes,
+    context: StageContext,
+) -> dict[str, Any]:
+    return fit(
         model,
         tokenizer,
-        pair_rows(tokenizer, pairs.train, [1.0] * len(pairs.train), sizes.model.context),
-        _arguments(partial, unit.seed, config.epochs, config.learning_rate, config.batch_size),
+        pair_rows(tokenizer, shown, [1.0] * len(shown), sizes.model.context),
+        _arguments(context.partial, context.seed, config.epochs, config.learning_rate, config.batch_size),
         PairLoss(config.label_smoothing, config.centring, config.use_margins),
-        partial,
-        FileReport(partial / "metrics.jsonl"),
+        context.partial,
+        context.report,
         1e9,
     )
-    return RewardScorer(model, tokenizer, sizes.model.context, ROWS), trained
+
+
+class _Answered(NamedTuple):
+    """What a family wants to know of a reference sample."""
+
+    prompt: Prompt
+    response: str
+
+
+def _family(config: Family, pairs: Pairs, folder: Path, sizes: Sizes, context: StageContext) -> Made:
+    """One of the families of the stage reward_model; both answers of the train pairs stand for a reference sample."""
+    sample: list[Any] = [_Answered(pair.prompt, answer) for pair in pairs.train for answer in pair.answers]
+    tokenizer = load_tokenizer(folder).tokenizer
+    recipe = Recipe(
+        tokenizer,
+        pairs.train,
+        sample,
+        sizes.model.context,
+        ROWS,
+        context,
+        bound(_start, folder),
+        lambda model, shown, within: _fit(model, tokenizer, shown, config.training, sizes, within),
+    )
+    match config:
+        case EnsembleReward():
+            return ensemble(config, recipe)
+        case WarmReward():
+            return warm(config, recipe)
+        case OdinReward():
+            return odin(config, recipe)
+        case InformReward():
+            return inform(config, recipe)
 
 
 def _arguments(partial: Path, seed: int, epochs: float, learning_rate: float, batch_size: int) -> dict[str, Any]:

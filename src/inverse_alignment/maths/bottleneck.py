@@ -43,6 +43,6 @@ def chi_squared_tail(squared: np.ndarray, degrees: int) -> np.ndarray:
         squared: (n,) d².
         degrees: k.
     """
-    x = torch.from_numpy(np.asarray(squared)) / 2
+    x = torch.from_numpy(squared) / 2
     tail: np.ndarray = torch.special.gammaincc(torch.full_like(x, degrees / 2), x).numpy()
     return tail
