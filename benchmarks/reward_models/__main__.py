@@ -1,8 +1,9 @@
 """`python -m benchmarks.reward_models --json out.json`: which way to train a reward model ranks held-out pairs best?
 
 Bradley-Terry, ensembles and other families of it, the Preference Transformer, AVA and its ablations, from one backbone
-and on the same pairs: of the world, whose gold also says what the best of n answers is worth, and of real data in a folder (`--data`). Every method has the
-same epochs, rate and batch. What is done is a row of the results file, and nothing is run twice. `--quick`: one seed.
+and on the same pairs: of the world, whose gold also says what the best of n answers is worth, and of real data in a
+folder (`--data`). Every method has the same epochs, rate and batch. What is done is a row of the results file, and
+nothing is run twice. `--quick`: one seed.
 """
 
 from __future__ import annotations

@@ -67,7 +67,8 @@ def fitted_temperature(gaps: np.ndarray) -> float:
     Raises:
         ValueError: there are no pairs, or every gap is zero.
     """
-    scale = best_scale(torch.from_numpy(gaps), torch.zeros(len(gaps), dtype=torch.float64))
+    scores = torch.from_numpy(gaps)
+    scale = best_scale(scores, torch.zeros_like(scores))
     return 1.0 / scale if scale else float("inf")
 
 
@@ -80,9 +81,9 @@ def tempered(gaps: np.ndarray) -> np.ndarray:
     Args:
         gaps: (n,) Δ.
     """
-    found = gaps.astype(np.float64)
+    found = np.array(gaps)
     for half in (0, 1):
-        given = gaps[1 - half :: 2].astype(np.float64)
+        given = gaps[1 - half :: 2]
         if given.any():
-            found[half::2] = found[half::2] / fitted_temperature(given)
+            found[half::2] = gaps[half::2] / fitted_temperature(given)
     return found

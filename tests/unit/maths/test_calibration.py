@@ -33,6 +33,8 @@ def test_a_table_by_hand():
     sparse = reliability(np.array([50.0, -logit(0.95)]), bins=4)
     assert sparse.pairs.tolist() == [0, 0, 0, 2] and np.isnan(sparse.accuracy[0])
     assert expected_calibration_error(sparse) == pytest.approx(0.475)
+    ten = reliability(np.array([logit(0.62), logit(0.77), 0.0]))
+    assert ten.pairs.tolist() == [1, 0, 1, 0, 0, 1, 0, 0, 0, 0]
     with pytest.raises(ValueError, match="at least one pair"):
         reliability(np.array([]))
 
@@ -49,6 +51,7 @@ def test_each_half_is_tempered_by_the_other():
     expected = np.log(3) * np.array([2.0, 0.5, 2.0, 0.5, 2.0, 0.5, -2.0, -0.5])
     np.testing.assert_allclose(tempered(gaps), expected)
     np.testing.assert_allclose(tempered(np.array([3.0, 0.0])), [3.0, 0.0])  # nothing to fit the first one by
+    assert tempered(np.array([3.0, 0.0, 3.0, 1.0]))[0] > 3.0  # one pair is enough
 
 
 @pytest.mark.parametrize("sharpness", [0.25, 1.0, 3.0])
