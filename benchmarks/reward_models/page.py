@@ -79,7 +79,7 @@ def world(rows: Sequence[Row], found: Mapping[str, Any]) -> str:
     methods = {name: method for name, method in found["data"].get("world", {}).items() if "best_of" in method}
     if not methods:
         return "No runs."
-    best = list(next(iter(methods.values()))["best_of"])
+    best = sorted(next(iter(methods.values()))["best_of"], key=int)
     header = ["method", "ranks pairs as gold, %", *(f"gold of the best of {n}" for n in best)]
     lines = [
         [NAMES[name], f"{100 * method['gold_accuracy']:.1f}", *(f"{method['best_of'][n]:.3f}" for n in best)]

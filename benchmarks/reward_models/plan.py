@@ -33,7 +33,7 @@ from inverse_alignment.world.text import WorldConfig
 
 ROOT = Path(__file__).parents[2]
 WORLD, REAL = "world", ("hh_harmless_base", "alpaca_eval", "qlora_vicuna")
-MEASURED = 1
+MEASURED = 2
 """Raised when a row comes to say something else."""
 BASELINE, REFERENCE = "longer_wins", "bt"
 
@@ -102,7 +102,7 @@ class Sizes(Section):
     )
     train_pairs: int = Field(600, ge=1, description="pairs that every method learns from")
     test_pairs: int = Field(300, ge=1, description="most held-out pairs")
-    sft_epochs: float = Field(2, gt=0, description="passes over both answers, which make the backbone a policy")
+    sft_epochs: float = Field(5, gt=0, description="passes over both answers, which make the backbone a policy")
     world: WorldConfig = Field(
         WorldConfig(heterogeneity=0.0, pairs=2400), description="annotators agree, so that labels say what gold says"
     )

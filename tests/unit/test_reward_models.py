@@ -101,7 +101,8 @@ def test_differences_are_taken_inside_a_seed_and_prompt():
 
 
 def test_the_page_is_made_between_its_marks(tmp_path):
-    best = {"best_of": {"1": 0.1, "4": 0.2}, "oracle_best_of": {"1": 0.1, "4": 0.9}, "gold_accuracy": 0.75}
+    best = {"best_of": {"1": 0.1, "16": 0.3, "4": 0.2}, "gold_accuracy": 0.75}  # as JSON sorts them
+    best["oracle_best_of"] = best["best_of"]
     metrics = {"training": {"corr_return_length": 0.5, "corr_return_log_prob": None}}
     ppo = {"kl": 1.5, "rm_score": 2.0, "tokens": 9.0}
     rows = [row(BASELINE), row("bt", **best), row("ava_p", by_prompt=(1.0, 1.0), **best, **metrics)]
@@ -114,7 +115,7 @@ def test_the_page_is_made_between_its_marks(tmp_path):
     assert "| AVA-p | 100.0 [100.0, 100.0] |" in text and "| AVA-p | +50.0 [+0.0, +100.0] |" in text
     gold = "0.750 [0.750, 0.750] | +0.250 [+0.250, +0.250]"
     assert f"| AVA-p, token by token | {gold} | 1.50 | 9.0 |" in text
-    assert "| AVA-p | 75.0 | 0.100 | 0.200 |" in text and "| AVA-p | 0.50, – |" in text and "One seed" in text
+    assert "| AVA-p | 75.0 | 0.100 | 0.200 | 0.300 |" in text and "| AVA-p | 0.50, – |" in text and "One seed" in text
     with pytest.raises(ValueError, match="no rows"):
         page.render([], path)
     path.write_text("<!-- made: poem -->\n<!-- end -->\n")
