@@ -9,6 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -30,6 +31,7 @@ def test_fastapi_is_one_that_prefect_can_serve_with():
     assert "0.151" not in bound
 
 
+@pytest.mark.ops
 def test_prefects_server_imports():
     code = "from prefect.server.api.server import create_app; print(create_app().title)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

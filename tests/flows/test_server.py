@@ -82,6 +82,7 @@ def gone(pid: int, seconds: float) -> bool:
     return True
 
 
+@pytest.mark.ops
 def test_two_runs_share_a_server_that_is_replaced_if_it_dies_and_ended_by_the_last_one_out(project: Path) -> None:
     first, second = User(project), User(project)
     url = first.url()

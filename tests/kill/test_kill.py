@@ -59,6 +59,7 @@ def test_what_a_kill_of_ppo_leaves_is_safetensors_and_json(base, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_resume_that_forgets_and_one_that_looks_at_no_hash_are_noticed(base, tmp_path):
     unseen = replace(SWAPPED, began=3, damage=Damage("swapped", "state/adapters.safetensors"))
     unseen = replace(unseen, defect=(Skipped(f"{CHECKPOINT}:damage"),))

@@ -73,7 +73,10 @@ def distance(known: TabularProblem, policy: TabularPolicy) -> float:
     return kl_divergence(policy.log_prob_table(), known.optimum().log_prob_table()).max().item()
 
 
-@pytest.mark.parametrize(("beta", "learning_rate", "steps"), [(0.1, 0.2, 60), (0.3, 0.2, 40), (1.0, 0.1, 25)])
+@pytest.mark.parametrize(
+    ("beta", "learning_rate", "steps"),
+    [pytest.param(0.1, 0.2, 60, marks=pytest.mark.slow), (0.3, 0.2, 40), (1.0, 0.1, 25)],
+)
 def test_it_reaches_the_exact_optimum(beta: float, learning_rate: float, steps: int) -> None:
     known = problem(beta)
     assert distance(known, known.reference) > 0.1

@@ -78,7 +78,7 @@ def test_a_checkpoint_holds_what_loads_without_running_anything(killed):
 
 
 @pytest.mark.parametrize("name", sorted(PICKLED))
-@pytest.mark.parametrize("form", ["zip", "plain"])
+@pytest.mark.parametrize("form", ["zip", pytest.param("plain", marks=pytest.mark.slow)])
 def test_a_pickle_in_it_is_not_run_even_if_it_is_sealed(killed, tmp_path, name, form):
     partial, proof = tmp_path / "partial", tmp_path / "it-ran"
     shutil.copytree(killed, partial)
