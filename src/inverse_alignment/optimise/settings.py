@@ -102,8 +102,8 @@ class Lora(Section):
 class WatchConfig(Section):
     """What is looked at beside the reward while the policy is trained; nothing is learned from it."""
 
-    every: int = Field(10, ge=0, description="iterations between two looks at held-out prompts; 0: no looks")
-    prompts: int = Field(10, ge=2, description="prompts of the validation split asked at a look, the same every time")
+    every: int = Field(20, ge=0, description="iterations between two looks at held-out prompts; 0: no looks")
+    prompts: int = Field(16, ge=2, description="prompts of the validation split asked at a look, the same every time")
     samples: int = Field(2, ge=2, description="answers to each of them")
     stock_phrases: tuple[str, ...] = Field(
         STOCK_PHRASES, description="phrases whose share among the answers is counted, in any case"
