@@ -25,9 +25,9 @@ def test_it_falls_as_views_of_one_row_come_together():
 
 
 def test_only_directions_count_and_a_row_is_compared_with_all_of_the_other_views():
-    first, second = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 1.0], [0.0, 1.0]])
+    first, second = torch.tensor([[3.0, 4.0], [1.0, 0.0]]), torch.tensor([[0.0, 2.0], [1.0, 1.0]])
     scale = torch.tensor([[3.0], [0.5]])
     torch.testing.assert_close(info_nce(first * scale, second / scale, 0.7), info_nce(first, second, 0.7))
-    cosine = math.sqrt(0.5)
-    expected = [-math.log(math.exp(cosine) / (math.exp(cosine) + 1)), -math.log(math.e / (math.e + math.exp(cosine)))]
+    cosines = [[0.8, 1.4 / math.sqrt(2)], [0.0, 1 / math.sqrt(2)]]
+    expected = [math.log(sum(map(math.exp, row))) - row[i] for i, row in enumerate(cosines)]
     assert info_nce(first, second, 1.0).tolist() == pytest.approx(expected)
