@@ -33,8 +33,9 @@ LEAST_SPREAD = 1e-9  # what rounding leaves of a constant
 def described(answers: Sequence[Answer], scores: np.ndarray, stock_phrases: Sequence[str]) -> dict[str, float]:
     """What an iteration's answers say over and over, and whether the longer ones score higher."""
     texts = [one.text for one in answers]
+    along = _correlation(scores, np.array([len(one.response_ids) for one in answers], dtype=float))
     return {
-        "length_correlation": _correlation(scores, np.array([len(one.response_ids) for one in answers], dtype=float)),
+        **({} if along is None else {"length_correlation": along}),
         "refusal_share": float(np.mean([refuses(text) for text in texts])),
         "stock_phrase_share": float(np.mean([has_phrase(text, stock_phrases) for text in texts])),
         "common_opening_share": common_opening_share(texts),
@@ -42,11 +43,11 @@ def described(answers: Sequence[Answer], scores: np.ndarray, stock_phrases: Sequ
     }
 
 
-def _correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Pearson's; NaN where one of them is constant."""
+def _correlation(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Pearson's; None where one of them is constant."""
     a, b = first - first.mean(), second - second.mean()
     spread = a.std() * b.std()
-    return float((a * b).mean() / spread) if spread > LEAST_SPREAD else float("nan")
+    return float((a * b).mean() / spread) if spread > LEAST_SPREAD else None
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def test_what_is_described():
     assert (found["refusal_share"], found["stock_phrase_share"]) == (1 / 3, 1 / 3)
     assert found["common_opening_share"] == 1 / 3
     assert found["distinct_2"] == 8 / 10  # 4 + 4 + 2 pairs, of which "boil it" and "it now" are there twice
-    assert np.isnan(described(answers, np.ones(3), [])["length_correlation"])
+    assert "length_correlation" not in described(answers, np.ones(3), [])
 
 
 def liking(prompts, texts):
