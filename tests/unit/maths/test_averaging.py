@@ -13,7 +13,7 @@ from tests.unit.models import tiny
 
 def test_of_copies_it_is_the_copy_and_of_two_models_the_middle():
     model = tiny.weights(tiny.reward_model())
-    assert tiny.same(average_weights([model, model, model]), model)
+    assert tiny.same(average_weights([model, model, model]), model) and tiny.same(average_weights([model]), model)
     other = {name: weight + 2.0 for name, weight in model.items()}
     for name, weight in average_weights([model, other]).items():
         torch.testing.assert_close(weight, model[name] + 1.0)
