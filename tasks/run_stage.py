@@ -48,7 +48,7 @@ HELPED = ("select", "refresh")
 """The stages that look at many texts with an encoder or a frozen policy."""
 HALVINGS = 4
 """How often a stage that runs out of memory is tried again, each time with half as much at once."""
-IN_PARTS = ("rollout", "reward_model", "token_reward", "select", "refresh", "ppo", "evaluate")
+IN_PARTS = ("rollout", "reward_model", "token_reward", "select", "refresh", "ppo", "direct", "evaluate")
 """The stages that read one of the sizes that `smaller` halves."""
 _OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|CUDA out of memory|can't allocate memory|STATUS_ALLOC_FAILED")
 

@@ -12,7 +12,7 @@ from typing import Any
 from inverse_alignment.core.artifact import sha256_text
 from inverse_alignment.core.configuration import Section, identity_of
 from inverse_alignment.core.context import StageContext
-from inverse_alignment.report.comparison import Comparison, Evaluation, Round, Run, save
+from inverse_alignment.report.comparison import Comparison, Evaluation, Round, Run, Start, save
 from inverse_alignment.stages.compare import CompareStage
 from inverse_alignment.stages.registry import STAGES
 from inverse_alignment.stages.select import SelectStage
@@ -61,7 +61,8 @@ def _content(path: Path) -> str:
 
 def bare_comparison(config: CompareStage, evaluate: Callable[[str, int, int], Evaluation]) -> Comparison:
     """A comparison with nothing in it but what every arm, seed and round was found to be worth."""
-    empty: dict[str, Any] = {"samples": (), "curve": (), "training": (), "selection": None, "gate": None}
+    nothing: dict[str, Any] = dict.fromkeys(("samples", "curve", "training", "alarms"), ())
+    empty = {**nothing, "selection": None, "gate": None}
 
     def run(arm: str, seed: int) -> Run:
         numbers = range(1, config.rounds + 1)
@@ -74,7 +75,9 @@ def bare_comparison(config: CompareStage, evaluate: Callable[[str, int, int], Ev
         arms=config.arms,
         seeds=config.seeds,
         rounds=config.rounds,
-        starts=(),
+        starts=tuple(
+            Start(seed=seed, evaluation=evaluate(config.arms[0], seed, 1), samples=()) for seed in config.seeds
+        ),
         runs=tuple(run(arm, seed) for seed in config.seeds for arm in config.arms),
         lineage={},
         statistics={},

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks.mutation.__main__ import listed
 from benchmarks.mutation.mutants import mutants
 
@@ -80,6 +82,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_what_tests_notice_and_what_they_do_not(tmp_path: Path) -> None:
     """Negative control: tests that compare notice a change, tests that do not compare notice only what crashes."""
     head = "from inverse_alignment.maths.overlap import prefix_f1\n\n\ndef test_it():\n    "

@@ -43,6 +43,7 @@ def test_they_go_through_the_same_rounds_without_a_reward_model_being_refreshed(
     assert "arms.tr-dpo.optimise" in rendered or "optimise" in rendered
 
 
+@pytest.mark.slow
 def test_one_report_has_both(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", WORLD)
     config = config_in(tmp_path)

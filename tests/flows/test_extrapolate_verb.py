@@ -20,6 +20,7 @@ from tasks.run_stage import Execute, run_up_to
 from tests.flows.test_direct_flow import config_in
 
 
+@pytest.mark.slow
 def test_it_tries_every_alpha_and_writes_the_best(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", WORLD)
     config = config_in(

@@ -192,6 +192,7 @@ def test_the_size_of_a_device_is_given_or_asked(tmp_path: Path) -> None:
             device_of(config, wrong)
 
 
+@pytest.mark.slow
 def test_the_verb_says_what_fits_and_what_would_help(tmp_path: Path) -> None:
     path = written(tmp_path)
     fits = CliRunner().invoke(app, ["plan", "--memory", "--params", str(path), "--device-memory", "8GiB"])

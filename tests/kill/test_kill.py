@@ -50,6 +50,7 @@ def test_what_a_kill_of_ppo_leaves_is_safetensors_and_json(base, tmp_path):
     assert [path.name for path in sorted(partial.iterdir())] == [
         "checkpoint-2",
         "checkpoint-3",
+        "looks.jsonl",
         "metrics.jsonl",
         "samples.jsonl",
     ]

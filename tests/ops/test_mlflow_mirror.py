@@ -206,6 +206,7 @@ go(config, lineage)
 """
 
 
+@pytest.mark.ops
 def test_what_a_killed_process_began_is_closed(tmp_path: Path, database: Any) -> None:
     uri = database("killed")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

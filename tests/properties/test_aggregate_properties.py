@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -240,6 +241,7 @@ def test_what_is_left_is_clean_whatever_came_in(rows, options, most):
     assert sum(each["pairs"] for each in counted["datasets"].values()) == counted["pairs"]
 
 
+@pytest.mark.slow
 def test_the_drawn_inputs_meet_every_reason_to_drop_a_row():
     """Otherwise the properties above would hold of nothing."""
     met: set[str] = set()

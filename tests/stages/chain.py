@@ -207,8 +207,9 @@ def ppo_inputs(chain: Chain, reward: str, after: str | None = None) -> dict[str,
         "reference": start,
         "reward": chain.made[reward] / "model",
         "preferences": chain.made["preferences"],
-        "audit": chain.made["audit"] / "model",
     }
+    if "audit" in chain.made:
+        inputs["audit"] = chain.made["audit"] / "model"
     return {**inputs, "state": chain.made[after] / "state"} if after else inputs
 
 

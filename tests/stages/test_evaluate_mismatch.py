@@ -21,7 +21,7 @@ def test_files_off_the_objective_and_a_policy_against_itself(built):
     assert measured["over_refusal_prompts"] == 1 and measured["over_refusal_share"] in (0.0, 1.0)
     assert measured["probe_nll"] > 0 and measured["probe_nll"] != measured["probe_nll_sft"]
     assert measured["win_rate"] == measured["like_length_win_rate"] == 0.5  # no start was given
-    assert 0 <= measured["offline_ece"] <= 0.5 and 0 <= measured["on_policy_ece"] <= 0.5
+    assert 0 <= measured["offline_ece"] <= 1 and 0 <= measured["on_policy_ece"] <= 1
     answers = lines(built.made["evaluation"] / "answers.jsonl")
     assert measured["best_of_n"][0]["rm_score"] == pytest.approx(measured["rm_score"])
     assert [row["n"] for row in measured["best_of_n"]] == [1, 2]

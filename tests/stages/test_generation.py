@@ -59,6 +59,7 @@ def test_a_rollout_is_the_same_whoever_samples_with_the_same_noise(built, tmp_pa
     assert (0, 16, "answers, while vLLM starts") in told and (16, 16, "answers") in told
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_the_same_too(built, tmp_path, runtime):
     inputs = {
         "policy": built.made["ppo"] / "policy",

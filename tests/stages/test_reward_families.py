@@ -142,6 +142,7 @@ class Dying(FileReport):
             raise Killed
 
 
+@pytest.mark.slow
 def test_a_finished_member_is_never_trained_again(branch):
     reward = EnsembleReward(members=2, training=TRAINING)
     whole = make(branch, "whole", reward)

@@ -61,6 +61,7 @@ STRONG = TrainReward(
 )
 
 
+@pytest.mark.slow
 def test_weak_pairs_are_found_and_turned_round_and_told_of(branch):
     out, plain = make(branch, "strong", STRONG), branch.made["reward"]
     metrics = branch.metrics["strong"]

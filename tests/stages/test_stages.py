@@ -304,7 +304,10 @@ def test_a_paired_gate_accepts_what_is_better(branch):
 
 def test_ppo_writes_policy_state_and_samples(built):
     folder = built.made["ppo"]
-    assert names(folder) == {"policy", "state", "samples.jsonl"} and names(folder / "policy") >= MODEL_FILES
+    assert (
+        names(folder) == {"policy", "state", "samples.jsonl", "looks.jsonl", "alarms.json"}
+        and names(folder / "policy") >= MODEL_FILES
+    )
     logged = read_metrics(built.partial("ppo") / METRICS)
     assert [row["step"] for row in logged] == [1, 2, 3, 4]
     assert "policy_loss" not in logged[0] and "policy_loss" in logged[1]  # one step of warm-up
@@ -388,7 +391,7 @@ def test_killed_after_its_last_line_ppo_can_still_be_repeated(branch):
 
 def test_an_evaluation_measures_policy_reward_model_and_refresh(built):
     folder = built.made["evaluation"]
-    assert names(folder) == {"evaluation.json", "samples.jsonl", "curve.jsonl"}
+    assert names(folder) == {"evaluation.json", "answers.jsonl", "samples.jsonl", "curve.jsonl", "looks.jsonl"}
     measured = json.loads((folder / "evaluation.json").read_text())
     test = read_split(built.made["preferences"], "test")
     assert measured["offline_pairs"] == len(test) and set(measured["offline_by_source"]) == {
@@ -421,13 +424,16 @@ def test_without_a_refresh_there_is_no_after_and_without_gold_no_truth(branch):
     chain.evaluate(branch, "vanilla", chain.EVALUATION, rollouts=rollouts)
     vanilla = json.loads((branch.made["vanilla"] / "evaluation.json").read_text())
     assert vanilla["on_policy_accuracy_before"] is not None and vanilla["on_policy_accuracy_after"] is None
-    assert names(branch.made["vanilla"]) == {"evaluation.json", "samples.jsonl"}  # no PPO, no curve
+    assert names(branch.made["vanilla"]) == {"evaluation.json", "answers.jsonl", "samples.jsonl"}  # no PPO, no curve
     blind = chain.EVALUATION.model_copy(update={"gold": NoGold()})
     chain.evaluate(branch, "blind", blind, rollouts=rollouts, ppo=branch.made["ppo"])
     measured = json.loads((branch.made["blind"] / "evaluation.json").read_text())
     unknown = {"gold_reward", "gold_reward_ci95", "on_policy_accuracy"}
     unknown |= {"on_policy_accuracy_before", "on_policy_accuracy_after", *AUDITED}
-    assert {name for name, value in measured.items() if value is None} == unknown
+    unasked = {name for name, value in vanilla.items() if value is None}
+    unknown |= {"win_rate", "win_rate_ci95", "like_length_win_rate", "like_length_win_rate_ci95"}
+    unknown |= {"on_policy_ece", "proxy_truth_mmd"}
+    assert {name for name, value in measured.items() if value is None} == unknown | unasked
     assert measured["offline_accuracy"] == vanilla["offline_accuracy"] and measured["rm_score"] == vanilla["rm_score"]
     for file in ("curve.jsonl", "samples.jsonl"):
         assert all(row["gold"] is row["audit_score"] is None for row in rows(branch.made["blind"] / file))

@@ -127,6 +127,7 @@ def test_every_method_has_a_name_on_the_page():
     assert set(page.NAMES) == set(analysis.ORDER)
 
 
+@pytest.mark.slow
 def test_a_unit_from_end_to_end_and_its_backbone_is_made_once(tmp_path, monkeypatch):
     monkeypatch.setattr(policy, "PPO", policy.PPO.model_copy(update={"steps": 1, "batch_size": 4, "max_new_tokens": 4}))
     unit, names = Unit(WORLD, 0), [BASELINE, "bt", "ava_p", "ppo_ava_p_dense"]

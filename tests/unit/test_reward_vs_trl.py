@@ -43,6 +43,7 @@ def test_what_padding_costs_is_counted():
     assert tokens(rows) == {"mean": 2.75, "mean_of_longer": 4, "longest": 4, "padding_saved": 1 - 11 / 16}
 
 
+@pytest.mark.slow
 def test_given_the_same_batches_all_train_the_same_model():
     found = race(None, pairs=32, rounds=1, threads=1)
     losses = found["held_out_loss"]

@@ -129,6 +129,7 @@ class Dying(FileReport):
             raise Killed
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_with_the_same_bytes_noise_and_decoder_included(tmp_path):
     pairs = planted(96)
     straight, killed, resumed = bottlenecked(), bottlenecked(), bottlenecked()

@@ -71,6 +71,7 @@ def change(folder, settings):
     return float(changes.mean()) / spread**2
 
 
+@pytest.mark.slow
 def test_beginnings_come_to_say_what_the_whole_will(tmp_path):
     free = change(tmp_path / "free", PairLoss(0.0, 0.01, False))
     asked = change(tmp_path / "asked", PairLoss(0.0, 0.01, False, smoothness=1.0, look_ahead=0.1))

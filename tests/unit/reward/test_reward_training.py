@@ -110,6 +110,7 @@ def test_a_pairs_own_weight_decides_whom_the_model_believes(tmp_path):
     assert tiny.same(tiny.weights(scaled), tiny.weights(same))  # only weights relative to each other count
 
 
+@pytest.mark.slow
 def test_soft_labels_say_how_sure_the_model_becomes(tmp_path, plain):
     def gap(model):
         score = RewardScorer(model, tiny.tokenizer(), 48, 64)
