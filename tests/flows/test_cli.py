@@ -144,6 +144,7 @@ def test_open_names_both_viewers(project: Path) -> None:
     assert "mlflow ui --backend-store-uri sqlite:///mlflow.db" in text and "inverse-alignment server start" in text
 
 
+@pytest.mark.slow
 def test_stage_is_refused_where_dvc_yaml_shows_another_graph(project: Path) -> None:
     assert call("dvc", cwd=project).returncode == 0
     assert call("dvc", "--check", cwd=project).returncode == 0

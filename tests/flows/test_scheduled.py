@@ -214,6 +214,7 @@ def test_only_what_may_go_away_is_transient(error: BaseException, again: bool) -
     assert transient(None, _Run, _State(error)) is again  # type: ignore[arg-type]
 
 
+@pytest.mark.ops
 def test_prefect_deploy_takes_the_deployments_and_validates_their_forms(url: str) -> None:
     command = [sys.executable, "-m", "prefect", "deploy", "--all", "--no-prompt"]
     environment = {**os.environ, "PREFECT_API_URL": url, "PREFECT_HOME": str(Path(".prefect").resolve())}

@@ -97,6 +97,7 @@ def test_a_rule_changes_what_it_says_and_presents_as_many_pairs(branch, rule):
     assert metrics["own_answers"] == own.get(rule, 0)
 
 
+@pytest.mark.slow
 def test_no_two_rules_make_the_same_model(branch):
     made = {rule: digest(chain.refresh(branch, rule, ruled(RULES[rule])) / "model") for rule in RULES}
     assert len(set(made.values())) == len(RULES)

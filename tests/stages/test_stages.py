@@ -365,7 +365,8 @@ def assert_same_bytes(branch: Chain, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "checkpoint_seconds", "kept"), [(3, 1e-9, ["checkpoint-1", "checkpoint-2"]), (2, 3600.0, [])]
+    ("step", "checkpoint_seconds", "kept"),
+    [(3, 1e-9, ["checkpoint-1", "checkpoint-2"]), pytest.param(2, 3600.0, [], marks=pytest.mark.slow)],
 )
 def test_killed_in_mid_round_ppo_ends_with_the_same_bytes(built, branch, step, checkpoint_seconds, kept):
     killed(branch, "killed", step, checkpoint_seconds)

@@ -47,6 +47,7 @@ def jobs(start: chain.Chain) -> dict[str, tuple[str, dict[str, Path], object]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", [*(pytest.param(job, marks=pytest.mark.slow) for job in ("sft", "reward")), "ppo"])
 def test_asked_to_stop_and_run_again_it_ends_with_the_same_bytes(start, job):
     stage, inputs, config = jobs(start)[job]

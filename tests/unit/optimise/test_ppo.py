@@ -157,7 +157,7 @@ def approach(length, steps):
     return divergence(distribution(learner.policy, length), optimum(length))
 
 
-@pytest.mark.parametrize(("length", "steps"), [(1, 15), (2, 40)])
+@pytest.mark.parametrize(("length", "steps"), [(1, 15), pytest.param(2, 40, marks=pytest.mark.slow)])
 def test_it_approaches_the_exact_optimum(length, steps):
     start = divergence(distribution(tiny.policy(), length), optimum(length))
     assert distribution(tiny.policy(), length).exp().sum().item() == pytest.approx(1.0, abs=1e-6)

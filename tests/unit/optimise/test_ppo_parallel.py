@@ -54,6 +54,7 @@ def largest_difference(found, metrics):
     return max(abs(theirs[name] - ours[name]) for theirs, ours in pairs for name in ours if name not in COUNTED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ppo_rank.CASES)
 def test_two_processes_do_what_one_does(together, case):
     metrics, weights, texts = ppo_rank.trained(case, Alone())

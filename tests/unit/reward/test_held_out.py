@@ -57,7 +57,7 @@ def test_what_helps_goes_on_to_its_last_step_and_the_best_is_kept(tmp_path):
     assert found["held_out_accuracy"] > 0.9 and found["held_out_loss"] < 0.5
 
 
-@pytest.mark.parametrize(("held_out", "die_at"), [(AGAINST, 11), (FRESH, 24)])
+@pytest.mark.parametrize(("held_out", "die_at"), [(AGAINST, 11), pytest.param(FRESH, 24, marks=pytest.mark.slow)])
 def test_a_killed_training_ends_where_it_would_have(tmp_path, held_out, die_at):
     straight, expected, _ = train(tmp_path / "straight", held_out, every=4, patience=3)
     with pytest.raises(Killed):
