@@ -26,24 +26,34 @@ PASS_COSTS_ELSEWHERE = 4096
 
 def plain_scores(model: torch.nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
     """Scores (n,) of right-padded rows in one pass, float32."""
-    scores: Tensor = model(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits
-    return scores.squeeze(-1).float()
+    return _in_one_pass(model, ids, mask).squeeze(-1)
 
 
 def sequence_scores(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
     """Scores (n,) of right-padded rows, float32: those of `plain_scores` up to rounding, and so are their gradients.
 
-    Rows of like length are read together, whatever pair they belong to, so that few tokens are padding. What a causal
-    model reads comes before its padding: it needs no mask to ignore it, and attention without one is faster.
-
     Args:
         ids: (n, t) int64.
         mask: (n, t) True, or 1, at tokens; each row has them first.
     """
+    return sequence_outputs(model, ids, mask).squeeze(-1)
+
+
+def sequence_outputs(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
+    """What the k outputs of a classifier say of right-padded rows, (n, k) float32.
+
+    Rows of like length are read together, whatever pair they belong to, so that few tokens are padding. What a causal
+    model reads comes before its padding: it needs no mask to ignore it, and attention without one is faster.
+    """
     if not is_causal(model):
-        return plain_scores(model, ids, mask)
+        return _in_one_pass(model, ids, mask)
     parts = [(rows, model(input_ids=shown, use_cache=False).logits) for rows, shown in _parts(ids, mask)]
-    return torch.cat([scores for _, scores in parts]).squeeze(-1).float()[_order(parts, ids)]
+    return torch.cat([outputs for _, outputs in parts]).float()[_order(parts, ids)]
+
+
+def _in_one_pass(model: torch.nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
+    outputs: Tensor = model(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits
+    return outputs.float()
 
 
 class WatchedScores(NamedTuple):

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from inverse_alignment.core import checkpoint
+from inverse_alignment.core.context import StageContext
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.metrics import METRICS_EVERY, Report, Stopped, never, truncate_metrics
 from inverse_alignment.core.parallel import group
@@ -65,6 +66,39 @@ def arguments(
         "dataloader_pin_memory": device != "cpu",
         "remove_unused_columns": False,
     }
+
+
+class Schedule(Protocol):
+    """Settings of a training by epochs."""
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the rows."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Its peak."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows a step."""
+
+    @property
+    def warmup_share(self) -> float:
+        """Share of the steps in which the rate rises."""
+
+
+def scheduled(settings: Schedule, device: torch.device, context: StageContext) -> dict[str, Any]:
+    """`arguments` of a stage's settings."""
+    return arguments(
+        partial=context.partial,
+        device=device.type,
+        seed=context.seed,
+        epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        batch_size=settings.batch_size,
+        warmup_share=settings.warmup_share,
+    )
 
 
 def presented(rows: Sequence[R], lengths: Sequence[int], given: dict[str, Any]) -> tuple[list[R], dict[str, Any]]:

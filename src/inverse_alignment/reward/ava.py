@@ -1,4 +1,4 @@
-"""AVA and the Preference Transformer: beliefs about the reward of every token, through transformers' Trainer.
+"""AVA and the Preference Transformer: beliefs about the reward of every token.
 
 Sources: AVA is Cai et al. 2024, arXiv 2411.09341; the Preference Transformer Kim et al. 2023, arXiv 2303.00957.
 """
@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import torch
-from datasets import Dataset
 from torch import Tensor
-from transformers import Trainer, TrainingArguments
 
 from inverse_alignment.core import parallel
 from inverse_alignment.core.batches import length_groups, pad_right
@@ -30,9 +28,10 @@ from inverse_alignment.maths.variational import (
     transitions,
     unlikelihood,
 )
+from inverse_alignment.models.loss_trainer import BatchLoss, fit_loss
 from inverse_alignment.models.tqr import TokenBeliefs, Tqr
 from inverse_alignment.models.tqr_scores import answers_of
-from inverse_alignment.models.trl_training import apart, configure, presented, shared_out, train
+from inverse_alignment.models.trl_training import presented, shared_out
 from inverse_alignment.text.render import encode_answers, encode_prompts, prompt_budget
 
 if TYPE_CHECKING:
@@ -140,33 +139,21 @@ def _rows(beliefs: TokenBeliefs, rows: slice) -> TokenBeliefs:
     return TokenBeliefs(beliefs.log_probs[rows], beliefs.action_values[rows], posterior)
 
 
-class TqrTrainer(Trainer):
-    """Trainer with an `Objective`."""
+def beliefs_loss(objective: Objective) -> BatchLoss:
+    """The loss of a batch of pairs: of its means, each times the share that a process's part has in it."""
 
-    def __init__(self, *, objective: Objective, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._objective = objective
-
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
-        """The loss of a batch of pairs.
-
-        Of one process's part of a batch, each mean times its share: the mean over processes is that of the whole batch.
-        """
+    def of_batch(model: Any, inputs: dict[str, Tensor], step: int) -> Tensor:
         counts = inputs["counts"]
         beliefs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], counts=counts)
-        totals = self._objective(beliefs, counts, inputs["weights"])
+        totals = objective(beliefs, counts, inputs["weights"])
         parts = parallel.shares(parallel.group(), *(total.amount for total in totals))
         loss = 0.0 * beliefs.posterior.mean.sum()  # rows that only fill up a batch count for nothing
         for total, part in zip(totals, parts, strict=True):
             if part:
                 loss = loss + part * total.value / total.amount
-        return (loss, beliefs) if return_outputs else loss
+        return loss
+
+    return of_batch
 
 
 class TqrCollator:
@@ -230,16 +217,8 @@ def fit_tqr(
     sides = ("chosen_ids", "rejected_ids")[: 1 + objective.paired]
     rows, arguments = presented(rows, [max(len(row[side]) for side in sides) for row in rows], arguments)
     rows, arguments = shared_out(rows, arguments, lambda row: {**row, "weight": 0.0})
-    arguments = {name: value for name, value in arguments.items() if name != "max_length"}  # known to TRL alone
-    trainer = TqrTrainer(
-        objective=objective,
-        model=apart(model),
-        args=configure(TrainingArguments, arguments),
-        train_dataset=Dataset.from_list(list(rows)),
-        processing_class=tokenizer,
-        data_collator=TqrCollator(tokenizer.pad_token_id, objective.paired),
-    )
-    return train(trainer, model, partial, report, checkpoint_seconds)
+    loss, collate = beliefs_loss(objective), TqrCollator(tokenizer.pad_token_id, objective.paired)
+    return fit_loss(model, tokenizer, rows, arguments, loss, collate, partial, report, checkpoint_seconds)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Classifiers with several outputs, trained on pairs through transformers' Trainer."""
+"""Classifiers with several outputs, trained on pairs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import Dataset
 from torch import Tensor
-from transformers import Trainer, TrainingArguments
 
 from inverse_alignment.core.batches import pad_right
 from inverse_alignment.core.errors import UserError
@@ -21,7 +19,9 @@ from inverse_alignment.core.seeding import derive_seed
 from inverse_alignment.maths.bottleneck import standard_normal_divergence
 from inverse_alignment.maths.disentangle import head_overlap, length_loss
 from inverse_alignment.maths.pairwise import bradley_terry_loss
-from inverse_alignment.models.trl_training import apart, configure, presented, train
+from inverse_alignment.models.loss_trainer import BatchLoss, fit_loss
+from inverse_alignment.models.sequence_scores import sequence_outputs
+from inverse_alignment.models.trl_training import presented
 from inverse_alignment.reward.bradley_terry import PairLoss, pair_rows
 from inverse_alignment.text.render import encode_response
 
@@ -54,29 +54,19 @@ class PairBatch:
 
 LOG_VARIANCE = 10.0
 """Bound on the logarithm of a code's variance, either way."""
-BatchLoss = Callable[[PairBatch, Any], Tensor]
+OutputsLoss = Callable[[PairBatch, Any], Tensor]
 """The loss of a batch; the second argument is the model."""
 
 
-class OutputsTrainer(Trainer):
-    """Trainer of pairs with any loss of a classifier's outputs."""
+def outputs_loss(loss: OutputsLoss) -> BatchLoss:
+    """That of a batch whose first half are chosen and second half rejected sequences."""
 
-    def __init__(self, *, batch_loss: BatchLoss, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._batch_loss = batch_loss
-
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
-        """The loss of a batch whose first half are chosen and second half rejected sequences."""
-        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+    def of_batch(model: Any, inputs: dict[str, Tensor], step: int) -> Tensor:
+        outputs = sequence_outputs(model, inputs["input_ids"], inputs["attention_mask"])
         rest = {name: inputs[name] for name in ("weights", "margins", "labels", "counts", "lengths")}
-        loss = self._batch_loss(PairBatch(outputs.logits.float(), step=self.state.global_step, **rest), model)
-        return (loss, outputs) if return_outputs else loss
+        return loss(PairBatch(outputs, step=step, **rest), model)
+
+    return of_batch
 
 
 class OutputsCollator:
@@ -120,7 +110,7 @@ def fit_outputs(
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[dict[str, Any]],
     arguments: dict[str, Any],
-    batch_loss: BatchLoss,
+    batch_loss: OutputsLoss,
     partial: Path,
     report: Report,
     checkpoint_seconds: float,
@@ -143,17 +133,18 @@ def fit_outputs(
         )
     lengths = [max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
     rows, arguments = presented(rows, lengths, arguments)
-    arguments = {name: value for name, value in arguments.items() if name != "max_length"}  # known to TRL alone
     kept = ("chosen_ids", "rejected_ids", "weight", "margin", "soft_label", "counts", "lengths")
-    trainer = OutputsTrainer(
-        batch_loss=batch_loss,
-        model=apart(model),
-        args=configure(TrainingArguments, arguments),
-        train_dataset=Dataset.from_list([{name: row[name] for name in kept} for row in rows]),
-        processing_class=tokenizer,
-        data_collator=OutputsCollator(tokenizer.pad_token_id),
+    return fit_loss(
+        model,
+        tokenizer,
+        [{name: row[name] for name in kept} for row in rows],
+        arguments,
+        outputs_loss(batch_loss),
+        OutputsCollator(tokenizer.pad_token_id),
+        partial,
+        report,
+        checkpoint_seconds,
     )
-    return train(trainer, model, partial, report, checkpoint_seconds)
 
 
 def pair_loss(settings: PairLoss, batch: PairBatch, scores: Tensor, counts: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Token-level reward models from pairs that differ little, through transformers' Trainer.
+"""Token-level reward models from pairs that differ little.
 
 Our reconstruction of Xu et al. 2024 (arXiv 2406.02756), who have people edit rejected answers; here a chosen answer
 that differs little from the rejected one stands for such an edit. See `maths.edits` for labels and loss.
@@ -12,50 +12,35 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from torch import Tensor
-from transformers import Trainer, TrainingArguments
 
 from inverse_alignment.core import parallel
 from inverse_alignment.core.batches import length_groups, pad_right
 from inverse_alignment.core.metrics import Report
 from inverse_alignment.core.records import Comparison
 from inverse_alignment.maths.edits import BAD, GOOD, NEUTRAL, edit_labels, least_share, token_label_loss
-from inverse_alignment.models.trl_training import apart, configure, presented, shared_out, train
+from inverse_alignment.models.loss_trainer import BatchLoss, fit_loss
+from inverse_alignment.models.trl_training import presented, shared_out
 from inverse_alignment.text.render import encode_full, encode_prompt, prompt_budget
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class TokenTrainer(Trainer):
-    """Trainer with the loss of `maths.edits.token_label_loss`."""
+def edits_loss(neutral_weight: float) -> BatchLoss:
+    """`maths.edits.token_label_loss` of a batch of answers."""
 
-    def __init__(self, *, neutral_weight: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._neutral_weight = neutral_weight
-
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
-        """The loss of a batch of answers.
-
-        Of one process's part of a batch, the loss times its share: the mean over processes is that of the whole batch.
-        """
+    def of_batch(model: Any, inputs: dict[str, Tensor], step: int) -> Tensor:
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
         rewards, weights = outputs.logits.squeeze(-1).float(), inputs["weights"]
         (by_token,) = parallel.shares(parallel.group(), (weights * inputs["counts"].sum(-1)).sum())
-        if by_token:
-            loss = by_token * token_label_loss(
-                rewards, inputs["token_labels"], inputs["counts"], weights, inputs["certainty"], self._neutral_weight
-            )
-        else:  # rows that only fill up a batch that several processes share
-            loss = 0.0 * rewards.sum()
-        return (loss, outputs) if return_outputs else loss
+        if not by_token:
+            return 0.0 * rewards.sum()  # rows that only fill up a batch that several processes share
+        return by_token * token_label_loss(
+            rewards, inputs["token_labels"], inputs["counts"], weights, inputs["certainty"], neutral_weight
+        )
+
+    return of_batch
 
 
 class TokenCollator:
@@ -134,16 +119,8 @@ def fit_token_head(
     """
     rows, arguments = presented(rows, [len(row["input_ids"]) for row in rows], arguments)
     rows, arguments = shared_out(rows, arguments, lambda row: {**row, "weight": 0.0})
-    arguments = {name: value for name, value in arguments.items() if name != "max_length"}  # known to TRL alone
-    trainer = TokenTrainer(
-        neutral_weight=neutral_weight,
-        model=apart(model),
-        args=configure(TrainingArguments, arguments),
-        train_dataset=Dataset.from_list(list(rows)),
-        processing_class=tokenizer,
-        data_collator=TokenCollator(tokenizer.pad_token_id),
-    )
-    return train(trainer, model, partial, report, checkpoint_seconds)
+    loss, collate = edits_loss(neutral_weight), TokenCollator(tokenizer.pad_token_id)
+    return fit_loss(model, tokenizer, rows, arguments, loss, collate, partial, report, checkpoint_seconds)
 
 
 @torch.no_grad()

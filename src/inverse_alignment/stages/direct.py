@@ -29,7 +29,7 @@ def build(inputs: Mapping[str, Path], config: DirectStage, context: StageContext
     """Write `policy/`, and `state/` with the reference if that is a model of its own which has moved."""
     from inverse_alignment.core.metrics import read_metrics
     from inverse_alignment.models.loading import load_policy, pick_device, place, save_model
-    from inverse_alignment.models.trl_training import arguments
+    from inverse_alignment.models.trl_training import scheduled
     from inverse_alignment.optimise.direct import MEASURED, REFERENCE_FILE, encoded, fit, learning, plain
     from inverse_alignment.optimise.reference import load_parameters, save_parameters
     from inverse_alignment.text.tokenizers import load_tokenizer
@@ -46,15 +46,7 @@ def build(inputs: Mapping[str, Path], config: DirectStage, context: StageContext
         given,
         tokenizer,
         rows,
-        arguments(
-            partial=context.partial,
-            device=device.type,
-            seed=context.seed,
-            epochs=method.epochs,
-            learning_rate=method.learning_rate,
-            batch_size=method.batch_size,
-            warmup_share=method.warmup_share,
-        ),
+        scheduled(method, device, context),
         method,
         context.partial,
         context.report,

@@ -32,7 +32,7 @@ from inverse_alignment.models.laplace_scores import LaplaceScorer, last_layer_sl
 from inverse_alignment.models.loading import draw_head, load_reward_model, pick_device, place, save_model
 from inverse_alignment.models.reward_scores import RewardScorer, Scorer, read_outputs
 from inverse_alignment.models.score_features import score_features, score_layer
-from inverse_alignment.models.trl_training import arguments
+from inverse_alignment.models.trl_training import scheduled
 from inverse_alignment.reward.bradley_terry import PairLoss
 from inverse_alignment.reward.family_settings import (
     EnsembleReward,
@@ -46,7 +46,7 @@ from inverse_alignment.reward.family_settings import (
 from inverse_alignment.reward.laplace import fit_posterior, require_laplace
 from inverse_alignment.reward.members import Member, Trained, drawn, train_members
 from inverse_alignment.reward.outputs import (
-    BatchLoss,
+    OutputsLoss,
     PairBatch,
     bottleneck_loss,
     fit_outputs,
@@ -303,7 +303,7 @@ def _pair_loss(training: TrainReward) -> PairLoss:
 
 
 def _fit_outputs(
-    model: Any, training: TrainReward, recipe: Recipe, loss: BatchLoss, counts: np.ndarray
+    model: Any, training: TrainReward, recipe: Recipe, loss: OutputsLoss, counts: np.ndarray
 ) -> dict[str, Any]:
     """Train a classifier with several outputs on all pairs, in place.
 
@@ -316,15 +316,7 @@ def _fit_outputs(
         model,
         tokenizer,
         rows,
-        arguments(
-            partial=context.partial,
-            device=model.device.type,
-            seed=context.seed,
-            epochs=training.epochs,
-            learning_rate=training.learning_rate,
-            batch_size=training.batch_size,
-            warmup_share=training.warmup_share,
-        ),
+        scheduled(training, model.device, context),
         loss,
         context.partial,
         context.report,

@@ -202,7 +202,7 @@ def _fit(
 ) -> dict[str, Any]:
     """Train on rows of pairs, through adapters if that is asked for; afterwards it is a plain model either way."""
     from inverse_alignment.models.adapters import adapt_trunk, merge_adapters
-    from inverse_alignment.models.trl_training import arguments
+    from inverse_alignment.models.trl_training import scheduled
     from inverse_alignment.reward.bradley_terry import fit
 
     rule = config.weights
@@ -212,15 +212,7 @@ def _fit(
         model,
         tokenizer,
         rows,
-        arguments(
-            partial=context.partial,
-            device=model.device.type,
-            seed=context.seed,
-            epochs=config.epochs,
-            learning_rate=config.learning_rate,
-            batch_size=config.batch_size,
-            warmup_share=config.warmup_share,
-        ),
+        scheduled(config, model.device, context),
         _pair_loss(config),
         context.partial,
         context.report,

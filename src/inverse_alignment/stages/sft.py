@@ -76,7 +76,7 @@ def build(inputs: Mapping[str, Path], config: SftStage, context: StageContext) -
 def _train(
     model: Any, tokenizer: Any, preferences: Path, config: TrainSft, context_tokens: int, context: StageContext
 ) -> dict[str, Any]:
-    from inverse_alignment.models.trl_training import arguments
+    from inverse_alignment.models.trl_training import scheduled
     from inverse_alignment.optimise.supervised import demonstrations, fine_tune
 
     kept = _distinct(_written(preferences, config), config.sources)
@@ -85,15 +85,7 @@ def _train(
         model,
         tokenizer,
         rows,
-        arguments(
-            partial=context.partial,
-            device=model.device.type,
-            seed=context.seed,
-            epochs=config.epochs,
-            learning_rate=config.learning_rate,
-            batch_size=config.batch_size,
-            warmup_share=config.warmup_share,
-        ),
+        scheduled(config, model.device, context),
         context.partial,
         context.report,
         context.runtime.checkpoint_seconds,

@@ -43,7 +43,7 @@ def build(inputs: Mapping[str, Path], config: TokenRewardStage, context: StageCo
     from inverse_alignment.data.aggregate import read_split
     from inverse_alignment.models.loading import pick_device, place, save_model
     from inverse_alignment.models.token_heads import token_head_from_trunk
-    from inverse_alignment.models.trl_training import arguments
+    from inverse_alignment.models.trl_training import scheduled
     from inverse_alignment.reward.token_head import edit_rows, fit_token_head, separation
     from inverse_alignment.text.tokenizers import load_tokenizer
 
@@ -62,15 +62,7 @@ def build(inputs: Mapping[str, Path], config: TokenRewardStage, context: StageCo
         model,
         tokenizer,
         rows,
-        arguments(
-            partial=context.partial,
-            device=model.device.type,
-            seed=context.seed,
-            epochs=settings.epochs,
-            learning_rate=settings.learning_rate,
-            batch_size=settings.batch_size,
-            warmup_share=settings.warmup_share,
-        ),
+        scheduled(settings, model.device, context),
         settings.neutral_weight,
         context.partial,
         context.report,

@@ -19,7 +19,7 @@ from inverse_alignment.models.loading import (
 from inverse_alignment.models.specs import InitialisedModel, ModelSpec
 from inverse_alignment.models.tqr import Tqr, TqrForm, new_tqr, save_tqr
 from inverse_alignment.models.tqr_scores import TqrScorer
-from inverse_alignment.models.trl_training import arguments
+from inverse_alignment.models.trl_training import scheduled
 from inverse_alignment.reward.ava import (
     AvaObjective,
     Objective,
@@ -53,15 +53,7 @@ def tqr(
     """Train one, and say what its summed rewards may stand for on both answers of held-out pairs."""
     form, objective = form_of(config), objective_of(config)
     model = place(_start(spec, form, inputs, tokenizer, context.seed), pick_device(context.runtime.device))
-    given = arguments(
-        partial=context.partial,
-        device=model.device.type,
-        seed=context.seed,
-        epochs=config.epochs,
-        learning_rate=config.learning_rate,
-        batch_size=config.batch_size,
-        warmup_share=config.warmup_share,
-    )
+    given = scheduled(config, model.device, context)
     trained = fit_tqr(
         model,
         tokenizer,

@@ -13,7 +13,7 @@ from inverse_alignment.models import trl_training
 from inverse_alignment.models.trl_training import shared_out
 from inverse_alignment.reward import bradley_terry
 from inverse_alignment.reward.bradley_terry import PairCollator, PairLoss, WeightedRewardTrainer, pair_rows
-from inverse_alignment.reward.token_head import TokenCollator, TokenTrainer
+from inverse_alignment.reward.token_head import TokenCollator, edits_loss
 from tests.unit.models import tiny
 
 PAIRS = [tiny.pair(f"q{i}", "the cat" + "s" * i, "a dog", i, weight=1.0 + 2 * i) for i in range(5)]
@@ -75,7 +75,7 @@ def test_the_parts_of_a_batch_of_edited_answers_too(monkeypatch):
             return SimpleNamespace(logits=scores[index, : input_ids.shape[-1]].unsqueeze(-1))
 
         batch = TokenCollator(0)([rows[i] for i in index])
-        return TokenTrainer.compute_loss(SimpleNamespace(_neutral_weight=0.5), model, batch)  # type: ignore[arg-type]
+        return edits_loss(0.5)(model, batch, 0)
 
     whole, apart = loss([0, 1, 2]), (loss([0]) + loss([1, 2])) / 2
     tokens = sum((1.0 + n) * n for n in (2, 3, 5))
