@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# what the extra laplace needs, less torchvision, which nothing of it imports: its default build breaks a CPU torch
+LAPLACE := laplace-torch asdfghjkl backpack-for-pytorch curvlinops-for-pytorch einconv einops jaxtyping \
+	lightning-utilities linear-operator opt-einsum torchmetrics unfoldnd wadler-lindig
 export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 
@@ -11,6 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the locked dependencies into $(VENV) (about two minutes the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps $(LAPLACE)
 	@touch $(STAMP)
 
 .PHONY: setup
