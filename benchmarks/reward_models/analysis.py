@@ -89,7 +89,7 @@ def _method(name: str, rows: dict[tuple[str, int], Row]) -> dict[str, Any]:
             said[f"over_{other}"] = _said(
                 interval([np.array(mine[s]["by_prompt"]) - np.array(rows[other, s]["by_prompt"]) for s in both])
             )
-    for key in ("gold_accuracy", "best_of", "oracle_best_of"):
+    for key in ("gold_accuracy", "best_of", "cautious_best_of", "oracle_best_of"):
         values = [row[key] for row in mine.values() if key in row]
         if values:
             said[key] = _mean(values)
@@ -102,9 +102,9 @@ def _method(name: str, rows: dict[tuple[str, int], Row]) -> dict[str, Any]:
 
 
 def _mean(values: Sequence[Any]) -> Any:
-    """Over seeds, of numbers or of numbers by name."""
+    """Over seeds, of numbers or of numbers by name, however deep."""
     if isinstance(values[0], dict):
-        return {key: float(np.mean([value[key] for value in values])) for key in values[0]}
+        return {key: _mean([value[key] for value in values]) for key in values[0]}
     return float(np.mean(values))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.bakeoff.page import MARKED
 from benchmarks.bakeoff.rows import Row
 from benchmarks.reward_models import analysis
-from benchmarks.reward_models.plan import BASELINE, POLICIES, REFERENCE, ROOT
+from benchmarks.reward_models.plan import BASELINE, CAUTIONS, POLICIES, REFERENCE, ROOT
 
 PAGE = ROOT / "docs/results/reward-models.md"
 NONE = "–"
@@ -27,6 +27,7 @@ NAMES = {
     "ava_d": "AVA-d",
     "ava_d_discounted": "AVA-d, γ = 0.9",
     "ensemble": "ensemble of 4 heads on one trunk",
+    "laplace": "Laplace, last layer",
     "warm": "WARM, mean of 4",
     "odin": "ODIN",
     "inform": "InfoRM",
@@ -89,6 +90,20 @@ def world(rows: Sequence[Row], found: Mapping[str, Any]) -> str:
     return _lines(header, [*lines, ["gold itself", "100.0", *(f"{oracle[n]:.3f}" for n in best)]])
 
 
+def cautious(rows: Sequence[Row], found: Mapping[str, Any]) -> str:
+    """Gold of the best of most answers, picked by the mean and by what caution makes of it."""
+    methods = {name: each for name, each in found["data"].get("world", {}).items() if each.get("cautious_best_of")}
+    if not methods:
+        return "No runs."
+    most = max(next(iter(methods.values()))["best_of"], key=int)
+    lines = [
+        [NAMES[name], f"{each['best_of'][most]:.3f}"]
+        + [f"{each['cautious_best_of'][c][most]:.3f}" if c in each["cautious_best_of"] else NONE for c in CAUTIONS]
+        for name, each in methods.items()
+    ]
+    return _lines([f"gold of the best of {most}", "by the mean", *(each.replace("_", " ") for each in CAUTIONS)], lines)
+
+
 def degenerate(rows: Sequence[Row], found: Mapping[str, Any]) -> str:
     """Correlations of the summed token rewards with length and with log-likelihood."""
 
@@ -106,13 +121,14 @@ def policies(rows: Sequence[Row], found: Mapping[str, Any]) -> str:
     for name, said in found["policies"].items():
         policy = POLICIES[name]
         dense = ", token by token" if policy.credit.type == "dense" else ""
+        careful = "" if policy.caution.type == "mean" else f", {policy.caution.type}"
         cells = [_number(said["gold"]), _number(said.get(f"over_{analysis.BEFORE}"), "+")]
-        lines.append([f"{NAMES[policy.method]}{dense}", *cells, f"{said['kl']:.2f}", f"{said['tokens']:.1f}"])
+        lines.append([f"{NAMES[policy.method]}{dense}{careful}", *cells, f"{said['kl']:.2f}", f"{said['tokens']:.1f}"])
     return _lines(header, lines) if lines else "No runs."
 
 
 PARTS: dict[str, Callable[[Sequence[Row], Mapping[str, Any]], str]] = {
-    part.__name__: part for part in (provenance, accuracy, over_bt, world, policies, degenerate)
+    part.__name__: part for part in (provenance, accuracy, over_bt, world, cautious, policies, degenerate)
 }
 
 

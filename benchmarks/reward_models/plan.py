@@ -10,6 +10,13 @@ from pydantic import Field
 from inverse_alignment.core.artifact import canonical_json, sha256_text
 from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.fingerprint import code_digest, versions
+from inverse_alignment.models.caution_settings import (
+    CautionConfig,
+    LowerBound,
+    MeanScore,
+    UncertaintyWeighted,
+    WorstCase,
+)
 from inverse_alignment.models.specs import InitialisedModel
 from inverse_alignment.optimise.credit_settings import CreditConfig, DenseCredit, TerminalCredit
 from inverse_alignment.optimise.settings import PpoConfig
@@ -23,6 +30,7 @@ from inverse_alignment.reward.ava_settings import (
 from inverse_alignment.reward.family_settings import (
     EnsembleReward,
     InformReward,
+    LaplaceReward,
     OdinReward,
     SharedTrunk,
     WarmReward,
@@ -33,7 +41,7 @@ from inverse_alignment.world.text import WorldConfig
 
 ROOT = Path(__file__).parents[2]
 WORLD, REAL = "world", ("hh_harmless_base", "alpaca_eval", "qlora_vicuna")
-MEASURED = 2
+MEASURED = 3
 """Raised when a row comes to say something else."""
 BASELINE, REFERENCE = "longer_wins", "bt"
 
@@ -45,7 +53,7 @@ def _ava(**changes: Any) -> AvaReward:
     return AvaReward(**TRAINING, **changes)
 
 
-Family = EnsembleReward | WarmReward | OdinReward | InformReward
+Family = EnsembleReward | LaplaceReward | WarmReward | OdinReward | InformReward
 METHODS: dict[str, TrainReward | AvaReward | PreferenceTransformerReward | Family] = {
     REFERENCE: TrainReward(**TRAINING),
     "preference_transformer": PreferenceTransformerReward(**TRAINING),
@@ -59,6 +67,7 @@ METHODS: dict[str, TrainReward | AvaReward | PreferenceTransformerReward | Famil
     "ava_d": _ava(objective=DemonstrationsObjective()),
     "ava_d_discounted": _ava(objective=DemonstrationsObjective(), gamma=0.9),
     "ensemble": EnsembleReward(trunk=SharedTrunk(), bootstrap=True, training=TrainReward(**TRAINING)),
+    "laplace": LaplaceReward(prior=None, training=TrainReward(**TRAINING)),
     "warm": WarmReward(training=TrainReward(**TRAINING)),
     "odin": OdinReward(training=TrainReward(**TRAINING)),
     "inform": InformReward(training=TrainReward(**TRAINING)),
@@ -69,16 +78,26 @@ At γ = 1 the residuals of an answer add up to two ends, below it to a share of 
 """
 
 
+CAUTIONS: dict[str, CautionConfig] = {
+    "lower_bound": LowerBound(),
+    "uwo": UncertaintyWeighted(),
+    "worst_case": WorstCase(),
+}
+"""How the best of n is picked besides by the mean, where a model says how sure it is."""
+
+
 class Policy(NamedTuple):
     """A policy that PPO makes.
 
     Attributes:
         method: whose reward model it is optimised against.
         credit: how the score, or the model's own token rewards, reach the tokens.
+        caution: what the score is where the model says how sure it is.
     """
 
     method: str
     credit: CreditConfig
+    caution: CautionConfig = MeanScore()
 
 
 PPO = PpoConfig(steps=40, batch_size=32, max_new_tokens=48)
@@ -89,6 +108,8 @@ POLICIES = {
     "ppo_ava_p": Policy("ava_p", TerminalCredit()),
     "ppo_ava_p_dense": Policy("ava_p", DenseCredit()),
     "ppo_ava_d_dense": Policy("ava_d", DenseCredit()),
+    "ppo_ensemble": Policy("ensemble", TerminalCredit()),
+    "ppo_ensemble_uwo": Policy("ensemble", TerminalCredit(), UncertaintyWeighted()),
 }
 """`dense` pays the mean reward of every token, as the paper's J(w) does."""
 
@@ -133,5 +154,6 @@ def digest_of(sizes: Sizes, name: str | None = None) -> str:
     settings: dict[str, Any] = {"sizes": sizes.model_dump(), "method": None if method is None else method.model_dump()}
     if policy:
         stage = code_digest(STAGES["ppo"].module)
-        settings |= {"credit": policy.credit.model_dump(), "ppo": PPO.model_dump(), "stage": stage}
+        settings |= {"credit": policy.credit.model_dump(), "caution": policy.caution.model_dump()}
+        settings |= {"ppo": PPO.model_dump(), "stage": stage}
     return sha256_text(canonical_json(settings))[:16]

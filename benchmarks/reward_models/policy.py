@@ -43,7 +43,7 @@ def optimised(arm: Policy, scorer: Scorer, pairs: Pairs, folder: Path, sizes: Si
     )
     asked, sample = _answers(load_policy(folder).eval(), folder, prompts, sampling, seed, "reference")
     calibration = Calibration.of(scorer(asked, [one.text for one in sample]))
-    known = KnownTokens.of(config.credit, CalibratedReward(scorer, calibration), tokenizer)
+    known = KnownTokens.of(config.credit, CalibratedReward(scorer, calibration).cautious(arm.caution), tokenizer)
     sft = load_policy(folder)
     learner = new_learner(load_policy(folder), sft, config, seed=seed)
     score = float("nan")

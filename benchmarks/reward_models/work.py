@@ -18,6 +18,7 @@ from benchmarks.bakeoff.rows import Row
 from benchmarks.reward_models.collection import Pairs, pairs_of
 from benchmarks.reward_models.plan import (
     BASELINE,
+    CAUTIONS,
     METHODS,
     POLICIES,
     WORLD,
@@ -30,21 +31,21 @@ from benchmarks.reward_models.plan import (
 from benchmarks.reward_models.policy import optimised
 from inverse_alignment.core.context import RuntimeConfig, StageContext
 from inverse_alignment.core.metrics import FileReport
-from inverse_alignment.core.protocols import Score
 from inverse_alignment.core.records import Comparison, Prompt
 from inverse_alignment.core.seeding import derive_seed
 from inverse_alignment.evaluation.reward_accuracy import longer_wins, score_pairs
 from inverse_alignment.generation.answers import Sampling, answer
 from inverse_alignment.maths.best_of_n import best_of_n
 from inverse_alignment.maths.grouping import group_means
+from inverse_alignment.models.caution_settings import WorstCase
 from inverse_alignment.models.loading import load_policy, new_policy, reward_model_from_trunk, save_model
-from inverse_alignment.models.reward_scores import RewardScorer, Scorer
+from inverse_alignment.models.reward_scores import CalibratedReward, Calibration, RewardScorer, Scorer, conservative
 from inverse_alignment.models.trl_training import arguments
 from inverse_alignment.optimise.supervised import demonstrations, fine_tune
 from inverse_alignment.reward.bradley_terry import PairLoss, fit, pair_rows
-from inverse_alignment.reward.family_settings import EnsembleReward, InformReward, OdinReward, WarmReward
+from inverse_alignment.reward.family_settings import EnsembleReward, InformReward, LaplaceReward, OdinReward, WarmReward
 from inverse_alignment.reward.training_settings import TrainReward
-from inverse_alignment.stages.reward_families import Made, Recipe, ensemble, inform, odin, warm
+from inverse_alignment.stages.reward_families import Made, Recipe, ensemble, inform, laplace, odin, warm
 from inverse_alignment.stages.tqr_reward import tqr
 from inverse_alignment.text.tokenizers import load_tokenizer, train_tokenizer
 from inverse_alignment.world.gold import gold_reward
@@ -207,6 +208,8 @@ def _family(config: Family, pairs: Pairs, folder: Path, sizes: Sizes, context: S
     match config:
         case EnsembleReward():
             return ensemble(config, recipe)
+        case LaplaceReward():
+            return laplace(config, recipe)
         case WarmReward():
             return warm(config, recipe)
         case OdinReward():
@@ -227,9 +230,9 @@ def _arguments(partial: Path, seed: int, epochs: float, learning_rate: float, ba
     )
 
 
-def judge(score: Score, test: Sequence[Comparison], backbone: Backbone, sizes: Sizes) -> dict[str, Any]:
+def judge(scorer: Scorer, test: Sequence[Comparison], backbone: Backbone, sizes: Sizes) -> dict[str, Any]:
     """Accuracy on held-out pairs; in the world, also how it ranks them as gold does, and gold of the best of n."""
-    found = score_pairs(score, test)
+    found = score_pairs(scorer, test)
     measured = _accuracy(found.correct(), test)
     if not backbone.answers:
         return measured
@@ -237,10 +240,24 @@ def judge(score: Score, test: Sequence[Comparison], backbone: Backbone, sizes: S
     right = (1 + np.sign(found.chosen - found.rejected) * np.sign(gaps)) / 2
     prompts, texts, gold = zip(*backbone.answers, strict=True)
     values = np.array(gold).reshape(-1, sizes.bon_samples)
-    scores = score(prompts, texts).reshape(values.shape)
-    best = {str(n): round(best_of_n(scores, values, n), DIGITS) for n in BEST_OF}
-    oracle = {str(n): round(best_of_n(values, values, n), DIGITS) for n in BEST_OF}
-    return {**measured, "gold_accuracy": float(right[gaps != 0].mean()), "best_of": best, "oracle_best_of": oracle}
+    estimate = CalibratedReward(scorer, Calibration.of(scorer(prompts, texts))).estimate(prompts, texts)
+    picks = {
+        name: conservative(estimate, caution)
+        for name, caution in CAUTIONS.items()
+        if (estimate.members if isinstance(caution, WorstCase) else estimate.std) is not None
+    }
+    return {
+        **measured,
+        "gold_accuracy": float(right[gaps != 0].mean()),
+        "best_of": _best_of(estimate.mean, values),
+        "cautious_best_of": {name: _best_of(scores, values) for name, scores in picks.items()},
+        "oracle_best_of": _best_of(values, values),
+    }
+
+
+def _best_of(scores: np.ndarray, values: np.ndarray) -> dict[str, float]:
+    """Gold of the best of n by the scores; gold (g, k) of k answers to each of g prompts."""
+    return {str(n): round(best_of_n(scores.reshape(values.shape), values, n), DIGITS) for n in BEST_OF}
 
 
 def _accuracy(correct: np.ndarray, test: Sequence[Comparison]) -> dict[str, Any]:

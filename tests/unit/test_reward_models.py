@@ -103,9 +103,10 @@ def test_differences_are_taken_inside_a_seed_and_prompt():
 def test_the_page_is_made_between_its_marks(tmp_path):
     best = {"best_of": {"1": 0.1, "16": 0.3, "4": 0.2}, "gold_accuracy": 0.75}  # as JSON sorts them
     best["oracle_best_of"] = best["best_of"]
+    careful = {"cautious_best_of": {"uwo": {"1": 0.1, "16": 0.4, "4": 0.25}}}
     metrics = {"training": {"corr_return_length": 0.5, "corr_return_log_prob": None}}
     ppo = {"kl": 1.5, "rm_score": 2.0, "tokens": 9.0}
-    rows = [row(BASELINE), row("bt", **best), row("ava_p", by_prompt=(1.0, 1.0), **best, **metrics)]
+    rows = [row(BASELINE), row("bt", **best), row("ava_p", by_prompt=(1.0, 1.0), **best, **metrics, **careful)]
     rows += [row("ppo_bt", by_prompt=(0.5, 0.5), **ppo), row("ppo_ava_p_dense", by_prompt=(0.75, 0.75), **ppo)]
     path = tmp_path / "page.md"
     path.write_text("".join(f"before\n<!-- made: {name} -->\nSTALE\n<!-- end -->\n" for name in page.PARTS))
@@ -116,6 +117,8 @@ def test_the_page_is_made_between_its_marks(tmp_path):
     gold = "0.750 [0.750, 0.750] | +0.250 [+0.250, +0.250]"
     assert f"| AVA-p, token by token | {gold} | 1.50 | 9.0 |" in text
     assert "| AVA-p | 75.0 | 0.100 | 0.200 | 0.300 |" in text and "| AVA-p | 0.50, – |" in text and "One seed" in text
+    assert "| gold of the best of 16 | by the mean | lower bound | uwo | worst case |" in text
+    assert "| AVA-p | 0.300 | – | 0.400 | – |" in text
     with pytest.raises(ValueError, match="no rows"):
         page.render([], path)
     path.write_text("<!-- made: poem -->\n<!-- end -->\n")
@@ -130,13 +133,18 @@ def test_every_method_has_a_name_on_the_page():
 @pytest.mark.slow
 def test_a_unit_from_end_to_end_and_its_backbone_is_made_once(tmp_path, monkeypatch):
     monkeypatch.setattr(policy, "PPO", policy.PPO.model_copy(update={"steps": 1, "batch_size": 4, "max_new_tokens": 4}))
-    unit, names = Unit(WORLD, 0), [BASELINE, "bt", "ava_p", "ppo_ava_p_dense"]
+    pytest.importorskip("laplace", reason="laplace-torch is not installed")
+    names = [BASELINE, "bt", "ava_p", "laplace", "ensemble", "ppo_ava_p_dense", "ppo_ensemble_uwo"]
+    unit = Unit(WORLD, 0)
     found = list(run(unit, names, TINY, None, tmp_path))
     assert [each["method"] for each in found] == names
-    for each in found[1:3]:
+    for each in found[1:5]:
         assert 0.0 <= each["accuracy"] <= 1.0 and len(each["by_prompt"]) <= 10
         assert set(each["best_of"]) == {"1", "4", "16"} and each["best_of"]["1"] == found[1]["best_of"]["1"]
-    assert np.mean(found[3]["by_prompt"]) == pytest.approx(found[3]["gold"]) and found[3]["kl"] >= 0.0
+    ways = [set(each["cautious_best_of"]) for each in found[1:5]]
+    assert ways == [set(), *[{"lower_bound", "uwo"}] * 2, {"lower_bound", "uwo", "worst_case"}]
+    for each in found[5:]:
+        assert np.mean(each["by_prompt"]) == pytest.approx(each["gold"]) and each["kl"] >= 0.0
     (folder,) = tmp_path.iterdir()
     before = (folder / "model.safetensors").stat().st_mtime_ns
     (again,) = run(unit, ["bt"], TINY, None, tmp_path)
