@@ -167,14 +167,14 @@ def _configuration(spec: CheckpointModel, key: str) -> Path | None:
 
 def needs(config: PipelineConfig, device: Device) -> list[Need | Unknown]:
     """What each stage needs; of a stage that arms have different settings for, what the hungriest arm's needs."""
-    from inverse_alignment.reward.family_settings import training_of
+    from inverse_alignment.reward.family_settings import learns_from_both, training_of
     from inverse_alignment.selection.settings import NoSelection
 
     arms = [config.for_arm(name) for name in config.arms]
     refreshing = [arm for arm in arms if not isinstance(arm.selection, NoSelection)]
     stages: dict[str, list[Need | Unknown]] = {"sft": _sft(config, device), "rollout": _rollouts(config, arms)}
     training = training_of(config.reward)  # members of an ensemble are trained one at a time
-    rows = 0 if training is None else 2 * training.batch_size
+    rows = 0 if training is None else (2 if learns_from_both(config.reward) else 1) * training.batch_size
     stages["reward_model"] = [_reward(config, "reward_model", rows, _first_dtype(config))]
     if any(_reads_tokens(arm) for arm in arms):
         stages["token_reward"] = [_reward(config, "token_reward", config.token_reward.batch_size, "float32")]
@@ -269,11 +269,26 @@ def _refresh(arm: PipelineConfig) -> Need | Unknown:
     return _reward(arm, "refresh", max(sequences, looked_at), "float32", beside=3)
 
 
+def _reward_model(config: PipelineConfig, **how: Any) -> Footprint | None:
+    """The sizes of a reward model as `reward` has it made."""
+    from inverse_alignment.models.memory import believing
+    from inverse_alignment.reward.ava_settings import AvaReward
+    from inverse_alignment.reward.family_settings import rewards_tokens
+
+    reward, spec = config.reward, config.models.reward
+    model = _footprint(spec, "policy" if rewards_tokens(reward) else "reward", spec.context, **how)
+    if model is None or not rewards_tokens(reward):
+        return model
+    if isinstance(reward, AvaReward):
+        return believing(model, reward.q.type, reward.reward_weights)
+    return believing(model, "none", True)
+
+
 def _reward(config: PipelineConfig, stage: str, sequences: int, dtype: str, *, beside: int = 0) -> Need | Unknown:
     from inverse_alignment.models import memory
 
     spec = config.models.reward
-    model = _footprint(spec, "reward", spec.context, dtype=dtype, training=True)
+    model = _reward_model(config, dtype=dtype, training=True)
     if model is None:
         return _unknown(stage, config, "reward")
     processes, beside_it = _processes(config, stage), beside * model.weights
@@ -295,7 +310,7 @@ def _ppo(arm: PipelineConfig, device: Device) -> Need | Unknown:
     writing = _writing(arm, ppo.max_new_tokens, -(-ppo.batch_size // _processes(arm, "ppo")))
     lora = None if ppo.lora is None else Adapters(ppo.lora.rank, ppo.lora.targets)
     policy = _footprint(arm.models.policy, "policy", writing.width, adapters=lora)
-    reward = _footprint(spec, "reward", spec.context, eager=ppo.credit.type == "abc")
+    reward = _reward_model(arm, eager=ppo.credit.type == "abc")
     if policy is None or reward is None:
         return _unknown("ppo", arm, *_absent(policy=policy is not None, reward=reward is not None))
     processes = _processes(arm, "ppo")
@@ -334,7 +349,7 @@ def _evaluate(config: PipelineConfig, refreshes: bool) -> Need | Unknown:
     from inverse_alignment.reward.family_settings import whole_models
 
     spec, there = config.models.reward, _rollout(config, config.evaluation)
-    reward = _footprint(spec, "reward", spec.context)
+    reward = _reward_model(config)
     if isinstance(there, Unknown) or reward is None:
         return _unknown("evaluate", config, *_absent(policy=not isinstance(there, Unknown), reward=reward is not None))
     models = whole_models(config.reward) * (1 + (config.data.aggregate.shares.audit > 0)) + refreshes

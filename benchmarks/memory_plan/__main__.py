@@ -33,6 +33,9 @@ PPO: dict[str, Any] = {"batch_size": 16, "minibatches": 1, "epochs": 1, "max_new
 STAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "sft": ("sft", {}),
     "reward": ("reward_model", {}),
+    "reward, AVA-p": ("reward_model", {"reward": {"type": "ava"}}),
+    "reward, AVA-d": ("reward_model", {"reward": {"type": "ava", "objective": {"type": "demonstrations"}}}),
+    "reward, Preference Transformer": ("reward_model", {"reward": {"type": "preference_transformer"}}),
     "rollout": ("rollout", {}),
     "ppo": ("ppo", {}),
     "ppo, small passes": ("ppo", {"runtime": {"training_tokens": 512}}),
@@ -50,7 +53,7 @@ def configuration(size: str, changes: dict[str, Any]) -> PipelineConfig:
         {
             "models": {"policy": model, "reward": model},
             "sft": {"type": "train", "batch_size": 16},
-            "reward": {"type": "train", "batch_size": 8},
+            "reward": {"type": "train", "batch_size": 8, **changes.get("reward", {})},
             "ppo": changes.get("ppo", PPO),
             "runtime": runtime,
             "arms": {"none": {"selection": {"type": "none"}}},
@@ -105,7 +108,7 @@ def compare(size: str, name: str) -> dict[str, Any]:
 def _line(row: dict[str, Any]) -> str:
     planned, needed, held = (row[f"{name}_bytes"] / 2**20 for name in ("planned", "measured", "held"))
     numbers = f"planned {planned:5.0f} MiB  measured {needed:5.0f}  ratio {row['ratio']:.2f}  held by glibc {held:5.0f}"
-    return f"{row['parameters']:>4}  {row['case']:<22} {numbers}"
+    return f"{row['parameters']:>4}  {row['case']:<30} {numbers}"
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import torch
 import trl  # noqa: F401 (imported before memory is looked at)
+from transformers import AutoModelForCausalLM
 from trl import RewardTrainer, SFTTrainer  # noqa: F401
 
 from inverse_alignment.config import PipelineConfig
@@ -24,10 +25,14 @@ from inverse_alignment.generation.answers import Sampling, of_model
 from inverse_alignment.generation.rollouts import ask, draw, judge
 from inverse_alignment.models.footprint import configuration_of
 from inverse_alignment.models.specs import InitialisedModel
+from inverse_alignment.models.tqr import new_tqr
 from inverse_alignment.models.trl_training import arguments
 from inverse_alignment.optimise import ppo
 from inverse_alignment.optimise.supervised import fine_tune
+from inverse_alignment.reward.ava import fit_tqr
 from inverse_alignment.reward.bradley_terry import PairLoss, fit
+from inverse_alignment.reward.family_settings import rewards_tokens
+from inverse_alignment.stages.tqr_reward import form_of, objective_of
 from inverse_alignment.text.tokenizers import train_tokenizer
 
 STEPS = 3
@@ -97,8 +102,6 @@ def _model(spec: Any, auto: Any, **more: Any) -> Any:
 
 
 def _policy(config: PipelineConfig) -> Any:
-    from transformers import AutoModelForCausalLM
-
     return _model(config.models.policy, AutoModelForCausalLM)
 
 
@@ -132,6 +135,8 @@ def _sft(config: PipelineConfig, tokenizer: Any, partial: Path) -> None:
 
 
 def _reward(config: PipelineConfig, tokenizer: Any, partial: Path) -> None:
+    if rewards_tokens(config.reward):
+        return _beliefs(config, tokenizer, partial)
     context, rows = config.models.reward.context, STEPS * config.reward.batch_size  # type: ignore[union-attr]
     pair = {
         "chosen_ids": _ids(context),
@@ -146,6 +151,15 @@ def _reward(config: PipelineConfig, tokenizer: Any, partial: Path) -> None:
     model.config.pad_token_id = tokenizer.pad_token_id
     loss = PairLoss(0.0, 0.01, False)
     fit(model, tokenizer, [pair] * rows, _given(config.reward, partial), loss, partial, Quiet(), 1e9)  # type: ignore[arg-type]
+
+
+def _beliefs(config: PipelineConfig, tokenizer: Any, partial: Path) -> None:
+    reward: Any = config.reward
+    context = config.models.reward.context
+    pair = {"chosen_ids": _ids(context), "rejected_ids": _ids(context, 3), "start": 1, "weight": 1.0}
+    model = new_tqr(_model(config.models.reward, AutoModelForCausalLM), form_of(reward))
+    rows, given = [pair] * (STEPS * reward.batch_size), _given(reward, partial)
+    fit_tqr(model, tokenizer, rows, given, objective_of(reward), partial, Quiet(), 1e9)  # type: ignore[arg-type]
 
 
 def _prompts(config: PipelineConfig, sampling: Sampling, count: int) -> list[Prompt]:

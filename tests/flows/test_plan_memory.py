@@ -93,6 +93,32 @@ def test_settings_that_take_more(tmp_path: Path, override: str) -> None:
     assert totals(load_, [override])["ppo"] > totals(load_)["ppo"]
 
 
+def test_a_model_of_every_token_has_the_heads_that_it_is_made_with(tmp_path: Path) -> None:
+    width, entries = MODEL["hidden_size"], MODEL["vocab_size"]
+    tokens, logits = 2 * 32 * 128, 3 * 2 * 32 * 128 * entries  # of 32 pairs; log softmax, its gradient, and theirs
+    load_ = loading(written(tmp_path))
+    found = {
+        name: by_stage(load_([f"reward={reward}", "arms={only: {selection: {type: none}}}"]), gpu(GIB))["reward_model"]
+        for name, reward in {
+            "bt": "{type: train}",
+            "transformer": "{type: preference_transformer}",
+            "ava": "{type: ava}",
+            "demonstrations": "{type: ava, objective: {type: demonstrations}}",
+            "fresh": "{type: ava, q: {type: fresh}}",
+            "plain": "{type: ava, reward_weights: false}",
+        }.items()
+    }
+    heads = 2 * (width + 1) + 2 * width**2  # mean and log σ, queries and keys
+    assert found["transformer"].kept["reward"] - found["bt"].kept["reward"] == 4 * (heads - width)  # BT has w alone
+    assert found["ava"].kept["reward"] - found["plain"].kept["reward"] == 4 * 2 * width**2
+    assert found["ava"].kept == found["transformer"].kept  # the policy's head is its table of embeddings
+    assert found["fresh"].kept["reward"] - found["ava"].kept["reward"] == 4 * entries * width
+    assert tokens * entries < 2**24
+    learns = {name: need.phases[0].total for name, need in found.items()}
+    assert learns["ava"] - learns["transformer"] >= 4 * logits
+    assert learns["demonstrations"] < 0.55 * learns["ava"]
+
+
 def test_processes_share_the_rows_on_gpus_and_the_memory_of_one_machine(tmp_path: Path) -> None:
     alone, two = (
         loading(written(tmp_path))(more) for more in ([], ["runtime.launcher={type: torchrun, processes: 2}"])
@@ -204,7 +230,9 @@ def test_the_verb_says_what_fits_and_what_would_help(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["sft", "reward", "rollout", "ppo", "ppo, shared critic", "ppo, adapters"])
+@pytest.mark.parametrize(
+    "case", ["sft", "reward", "reward, AVA-p", "reward, AVA-d", "rollout", "ppo", "ppo, shared critic", "ppo, adapters"]
+)
 def test_what_is_planned_is_what_is_measured(case: str) -> None:
     from benchmarks.memory_plan.__main__ import TOLERANCE, compare
 

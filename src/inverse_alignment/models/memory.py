@@ -8,7 +8,8 @@ Sizes of single models come from `models.footprint`. Data, the program itself an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 FLOAT = 4
 """Bytes of a number in float32, in which everything but a checkpoint's first training is computed."""
@@ -80,6 +81,24 @@ class Footprint:
     def cache(self, rows: int, tokens: int) -> int:
         """Bytes of the keys and values of some rows: see `kv_cache`."""
         return kv_cache(self.layers, self.kv_heads, self.head_dim, self.itemsize, rows, tokens)
+
+
+def believing(model: Footprint, q: Literal["pretrained", "fresh", "none"], weighted: bool) -> Footprint:
+    """The sizes of `models.tqr.Tqr` on a policy's trunk: two numbers of a reward for each token, its Q, and weights.
+
+    Args:
+        model: of the policy.
+        q: see `models.tqr.TqrForm`.
+        weighted: likewise; queries and keys as wide as the states.
+    """
+    own = 2 * (model.hidden + 1) + (2 * model.hidden**2 if weighted else 0)
+    match q:
+        case "pretrained":
+            return replace(model, parameters=model.parameters + own)
+        case "fresh":
+            return replace(model, parameters=model.trunk + model.vocabulary * model.hidden + own, tied=False)
+        case "none":
+            return replace(model, parameters=model.trunk + own, tied=False, vocabulary=0)
 
 
 @dataclass(frozen=True)
@@ -274,6 +293,8 @@ def reward_training(
 ) -> Need:
     """Training of a reward model: weights, AdamW, a minibatch of sequences of full length; then it scores texts.
 
+    One with a Q (see `believing`) has logits of its tokens besides, some at a time if there are many.
+
     Args:
         sequences: in a minibatch of one process; a pair is two. 0: it is not trained, only asked.
         scored: texts scored at once.
@@ -283,10 +304,11 @@ def reward_training(
     kept = {"reward": model.weights + incumbent}
     if not sequences:
         return Need(stage, kept, [scoring(model, scored, width)])
+    logits = int(LEARNED_LOGITS * min(sequences * width * model.vocabulary, HEAD_NUMBERS) * FLOAT)
     return Need(
         stage,
         {**kept, "optimiser": adamw(model.trained, model.itemsize)},
-        [learning(model, sequences * width, 0, _buckets(model, processes)), scoring(model, scored, width)],
+        [learning(model, sequences * width, logits, _buckets(model, processes)), scoring(model, scored, width)],
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from inverse_alignment.core.artifact import METRICS, RECORD
 from inverse_alignment.core.errors import UserError
@@ -23,10 +23,12 @@ from inverse_alignment.report.comparison import (
     Sample,
     SelectionAudit,
     Start,
+    Stratum,
     TrainingPoint,
 )
 
 SHOWN_PROMPTS = 8
+STRATA = "strata.json"  # of a reward model that measured how strong its pairs are
 WEIGHTS = ("model", "policy")  # parts whose digest names what was trained: a kept reward model keeps its digest
 REBUILD = "delete this artifact's folder and run again: it is built anew"
 
@@ -68,7 +70,17 @@ def collect(
 
 def _start(inputs: Mapping[str, Path], seed: int) -> Start:
     folder = _folder(inputs, f"start.s{seed}")
-    return Start(seed=seed, evaluation=_one(folder / "evaluation.json", Evaluation), samples=_samples(folder))
+    return Start(
+        seed=seed,
+        evaluation=_one(folder / "evaluation.json", Evaluation),
+        samples=_samples(folder),
+        strata=_strata(_folder(inputs, f"reward.s{seed}") / STRATA),
+    )
+
+
+def _strata(path: Path) -> tuple[Stratum, ...]:
+    """Pairs by strength; none where the reward model was trained without asking."""
+    return _parse(_text(path), RootModel[tuple[Stratum, ...]], path, str(path)).root if path.is_file() else ()
 
 
 def _run(inputs: Mapping[str, Path], arm: str, seed: int, rounds: int) -> Run:

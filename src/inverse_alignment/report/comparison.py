@@ -153,6 +153,17 @@ class Gate(Reading):
     warning: str | None = None
 
 
+class Stratum(Reading):
+    """Train pairs whose labels are about as strong, and how the reward model that learned from them ranks them."""
+
+    stratum: int = Field(description="from 0, the weakest")
+    pairs: int
+    strength: float = Field(description="mean over pairs of the difference of scores, mean over models")
+    std: float = Field(description="mean over pairs of its standard deviation over models")
+    accuracy: float = Field(description="of the trained model, against the labels as they came")
+    loss: float = Field(description="of the trained model, nats a pair")
+
+
 class Part(BaseModel):
     """Base of what the comparison is made of: written by us, so unknown fields are refused."""
 
@@ -165,6 +176,7 @@ class Start(Part):
     seed: int
     evaluation: Evaluation
     samples: tuple[Sample, ...]
+    strata: tuple[Stratum, ...] = Field((), description="of the train pairs, where their strength was measured")
 
 
 class Round(Part):

@@ -12,7 +12,7 @@ from typing import Any
 
 from inverse_alignment.report import analysis, figures, mismatch
 from inverse_alignment.report.analysis import finals, mean_of, number, percent, with_sd
-from inverse_alignment.report.comparison import Comparison, Evaluation, Gate, Node, Sample
+from inverse_alignment.report.comparison import Comparison, Evaluation, Gate, Node, Sample, Stratum
 from inverse_alignment.report.headline import headline
 from inverse_alignment.report.table import accuracy_cell, gate_cell, gate_decision
 
@@ -61,6 +61,7 @@ def render(comparison: Comparison) -> str:
         rows=_rows(comparison),
         audits=_audit_rows(comparison),
         gates=_gate_rows(comparison),
+        strata=_strata_rows(comparison),
         sources=_source_rows(comparison),
         every_source=_all_sources(comparison),
         small_group=analysis.SMALL_GROUP,
@@ -134,6 +135,24 @@ def _start_tile(comparison: Comparison) -> Tile:
         longer = mean_of(e.longer_wins_accuracy for e in evaluations)
         facts.append(("longer wins", percent(longer.mean if longer else None, 1)))
     return Tile("SFT start", -1, *_main(comparison, main), tuple(facts))
+
+
+def _strata_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """Train pairs by strength, weakest first, over seeds; none where no seed measured it."""
+    found: dict[int, list[Stratum]] = {}
+    for stratum in (each for start in comparison.starts for each in start.strata):
+        found.setdefault(stratum.stratum, []).append(stratum)
+    return [
+        (
+            str(place),
+            f"{sum(each.pairs for each in same):,}",
+            with_sd(mean_of(each.strength for each in same)),
+            with_sd(mean_of(each.std for each in same)),
+            percent(sum(each.accuracy for each in same) / len(same), 1),
+            with_sd(mean_of(each.loss for each in same)),
+        )
+        for place, same in sorted(found.items())
+    ]
 
 
 def _rewards_lead(comparison: Comparison) -> str:

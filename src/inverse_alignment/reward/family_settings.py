@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.errors import UserError
-from inverse_alignment.reward.ava_settings import AvaReward, PreferenceTransformerReward
+from inverse_alignment.reward.ava_settings import AvaReward, DemonstrationsObjective, PreferenceTransformerReward
 from inverse_alignment.reward.settings import LoraRule
 from inverse_alignment.reward.training_settings import CheckpointReward, TrainReward
 
@@ -162,6 +162,11 @@ def says_how_sure(reward: BaseModel) -> bool:
 def rewards_tokens(reward: BaseModel) -> bool:
     """Whether the models that are made this way give a reward for every token."""
     return isinstance(reward, (AvaReward, PreferenceTransformerReward))
+
+
+def learns_from_both(reward: BaseModel) -> bool:
+    """Whether both answers of a pair are looked at in training, and not the chosen one alone."""
+    return not (isinstance(reward, AvaReward) and isinstance(reward.objective, DemonstrationsObjective))
 
 
 def is_classifier(reward: BaseModel) -> bool:

@@ -153,6 +153,33 @@ def test_summary_has_exactly_the_published_schema(comparison, tmp_path):
                 assert (entry["on_policy_accuracy_after"] is not None) == (refreshes and known)
 
 
+# pairs by strength
+
+
+def test_pairs_by_strength_have_a_table_where_they_were_measured(tmp_path):
+    folders = synthetic.make(tmp_path, **CASES["three"])
+    assert "Train pairs by the strength" not in render(read(folders, CASES["three"]))
+    for seed, accuracy in ((0, 0.5), (2, 0.6)):
+        rows = [
+            {"stratum": 0, "pairs": 1000, "strength": -0.25, "std": 0.5, "accuracy": accuracy, "loss": 0.7},
+            {"stratum": 9, "pairs": 1001, "strength": 2.0, "std": 0.25, "accuracy": 0.9, "loss": 0.1},
+        ]
+        (folders[f"reward.s{seed}"] / "strata.json").write_text(json.dumps(rows))
+    found = read(folders, CASES["three"])
+    assert [len(start.strata) for start in found.starts] == [2, 0, 2]
+    cells = re.sub(r"(<[^>]+>)+", "|", render(found).split("Train pairs by the strength")[1])
+    assert cells.split("\n")[2] == f"|0|2,000|−0.25 ± 0.00|0.50 ± 0.00|{analysis.percent(0.55, 1)}|0.70 ± 0.00|"
+
+
+def test_a_damaged_table_of_strengths_is_named(tmp_path):
+    folders = synthetic.make(tmp_path, **CASES["one"])
+    path = folders["reward.s0"] / "strata.json"
+    path.write_text('[{"stratum": 0, "pairs": 3}]')
+    with pytest.raises(UserError, match=r"strata\.json cannot be read") as error:
+        read(folders, CASES["one"])
+    assert "field '0.strength'" in str(error.value)
+
+
 # table
 
 
