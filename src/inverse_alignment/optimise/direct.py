@@ -1,4 +1,4 @@
-"""Direct preference optimisation with a reference that may move, through transformers' Trainer.
+"""Direct preference optimisation with a reference that may move.
 
 TRL's DPOTrainer and KTOTrainer have neither weights nor soft labels of pairs, move a reference of full models alone,
 and do not resume one; what they do have is the same here, and a test holds the losses together. See docs/decisions/018.
@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from inverse_alignment.core import checkpoint
 from inverse_alignment.core.batches import Sequences, TokenBatch, pad_left, pad_right
@@ -33,7 +32,8 @@ from inverse_alignment.maths.direct import (
 from inverse_alignment.maths.pairwise import contrast_loss, hinge_loss
 from inverse_alignment.models.adapters import REFERENCE, adapt_policy, merged_weights
 from inverse_alignment.models.log_probs import Anchor, Head, token_log_probs
-from inverse_alignment.models.trl_training import configure, presented, train
+from inverse_alignment.models.loss_trainer import BatchLoss, fit_loss
+from inverse_alignment.models.trl_training import presented
 from inverse_alignment.optimise.direct_settings import (
     MOVING,
     Direct,
@@ -133,57 +133,25 @@ class Following(TrainerCallback):
             save_parameters(self._given.reference.model, folder / REFERENCE_FILE)
 
 
-@dataclass
-class Seen:
-    """Sums of what was measured since the last row of metrics."""
+def direct_loss(given: Learning, method: Direct) -> BatchLoss:
+    """`loss_of` a batch of rows."""
 
-    sums: dict[str, float] = field(default_factory=dict)
-    steps: dict[str, int] = field(default_factory=dict)
-
-    def add(self, found: dict[str, Tensor]) -> None:
-        """Numbers of one forward pass."""
-        for name, value in found.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
-            self.steps[name] = self.steps.get(name, 0) + 1
-
-    def take(self) -> dict[str, float]:
-        """Their means, and begin again."""
-        means = {name: total / self.steps[name] for name, total in self.sums.items()}
-        self.sums, self.steps = {}, {}
-        return means
-
-
-class DirectTrainer(Trainer):
-    """Trainer with the losses of `maths.direct`."""
-
-    def __init__(self, *, given: Learning, method: Direct, **kwargs: Any) -> None:
-        super().__init__(model=given.policy, **kwargs)
-        self._given, self._method, self._seen = given, method, Seen()
-        self.model_accepts_loss_kwargs = False  # the loss is a mean: the trainer divides it by the passes of a step
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """The loss of a batch of rows; there are no outputs to return."""
+    def of_batch(model: Any, inputs: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         batch = TokenBatch(*(inputs[name] for name in ("prompt_ids", "prompt_mask", "response_ids", "response_mask")))
-        mine, reference, sft = self._log_probs(batch)
-        answers = len(mine) // len(inputs["weights"])
-        loss, measured = loss_of(self._method, Answers(mine, reference, sft, answers), inputs)
-        self._seen.add(measured)
-        return (loss, {}) if return_outputs else loss
+        mine, reference, sft = _log_probs(given, batch)
+        return loss_of(method, Answers(mine, reference, sft, len(mine) // len(inputs["weights"])), inputs)
 
-    def _log_probs(self, batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities (rows,) of whole answers: of the policy, its reference and the SFT policy."""
-        sequences, given = Sequences.of(batch), self._given
-        own = _summed(Head(given.policy), sequences)
-        with torch.no_grad():
-            reference = _summed(Head(*given.reference), sequences)
-            sft = reference if given.reference == given.sft else _summed(Head(*given.sft), sequences)
-        return own, reference, sft
+    return of_batch
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """With what was measured beside the loss."""
-        super().log({**logs, **(self._seen.take() if "loss" in logs else {})}, start_time)
+
+def _log_probs(given: Learning, batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities (rows,) of whole answers: of the policy, its reference and the SFT policy."""
+    sequences = Sequences.of(batch)
+    own = _summed(Head(given.policy), sequences)
+    with torch.no_grad():
+        reference = _summed(Head(*given.reference), sequences)
+        sft = reference if given.reference == given.sft else _summed(Head(*given.sft), sequences)
+    return own, reference, sft
 
 
 def _summed(head: Head, sequences: Sequences) -> Tensor:
@@ -314,21 +282,23 @@ def fit(
     rows, arguments = presented(rows, lengths, arguments)
     if isinstance(method, Kto):
         rows = with_others(rows, arguments["per_device_train_batch_size"])
-    arguments = {name: value for name, value in arguments.items() if name != "max_length"}  # known to TRL alone
     arguments |= {"gradient_accumulation_steps": method.accumulation, "max_grad_norm": method.max_grad_norm}
-    trainer = DirectTrainer(
-        given=given,
-        method=method,
-        args=configure(TrainingArguments, arguments),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-        data_collator=RowCollator(tokenizer.pad_token_id),
-        callbacks=[Following(given, method)],
-    )
     resume = checkpoint.newest(partial)
     if resume and given.moves_alone:
         load_parameters(given.reference.model, resume / REFERENCE_FILE)
-    return train(trainer, given.policy, partial, report, checkpoint_seconds, measured=MEASURED)
+    return fit_loss(
+        given.policy,
+        tokenizer,
+        rows,
+        arguments,
+        direct_loss(given, method),
+        RowCollator(tokenizer.pad_token_id),
+        partial,
+        report,
+        checkpoint_seconds,
+        callbacks=[Following(given, method)],
+        measured=MEASURED,
+    )
 
 
 def with_others(rows: Sequence[dict[str, Any]], batch: int) -> list[dict[str, Any]]:

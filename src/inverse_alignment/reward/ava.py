@@ -142,7 +142,7 @@ def _rows(beliefs: TokenBeliefs, rows: slice) -> TokenBeliefs:
 def beliefs_loss(objective: Objective) -> BatchLoss:
     """The loss of a batch of pairs: of its means, each times the share that a process's part has in it."""
 
-    def of_batch(model: Any, inputs: dict[str, Tensor], step: int) -> Tensor:
+    def of_batch(model: Any, inputs: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         counts = inputs["counts"]
         beliefs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], counts=counts)
         totals = objective(beliefs, counts, inputs["weights"])
@@ -151,7 +151,7 @@ def beliefs_loss(objective: Objective) -> BatchLoss:
         for total, part in zip(totals, parts, strict=True):
             if part:
                 loss = loss + part * total.value / total.amount
-        return loss
+        return loss, {}
 
     return of_batch
 

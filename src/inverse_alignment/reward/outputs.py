@@ -61,10 +61,10 @@ OutputsLoss = Callable[[PairBatch, Any], Tensor]
 def outputs_loss(loss: OutputsLoss) -> BatchLoss:
     """That of a batch whose first half are chosen and second half rejected sequences."""
 
-    def of_batch(model: Any, inputs: dict[str, Tensor], step: int) -> Tensor:
+    def of_batch(model: Any, inputs: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         outputs = sequence_outputs(model, inputs["input_ids"], inputs["attention_mask"])
         rest = {name: inputs[name] for name in ("weights", "margins", "labels", "counts", "lengths")}
-        return loss(PairBatch(outputs, step=step, **rest), model)
+        return loss(PairBatch(outputs, step=step, **rest), model), {}
 
     return of_batch
 

@@ -30,15 +30,16 @@ if TYPE_CHECKING:
 def edits_loss(neutral_weight: float) -> BatchLoss:
     """`maths.edits.token_label_loss` of a batch of answers."""
 
-    def of_batch(model: Any, inputs: dict[str, Tensor], step: int) -> Tensor:
+    def of_batch(model: Any, inputs: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
         rewards, weights = outputs.logits.squeeze(-1).float(), inputs["weights"]
         (by_token,) = parallel.shares(parallel.group(), (weights * inputs["counts"].sum(-1)).sum())
         if not by_token:
-            return 0.0 * rewards.sum()  # rows that only fill up a batch that several processes share
-        return by_token * token_label_loss(
+            return 0.0 * rewards.sum(), {}  # rows that only fill up a batch that several processes share
+        loss = token_label_loss(
             rewards, inputs["token_labels"], inputs["counts"], weights, inputs["certainty"], neutral_weight
         )
+        return by_token * loss, {}
 
     return of_batch
 

@@ -13,6 +13,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from inverse_alignment.core.metrics import FileReport
+from inverse_alignment.models import loss_trainer
 from inverse_alignment.models.adapters import POLICY, REFERENCE, adapter_weights
 from inverse_alignment.models.trl_training import arguments, configure
 from inverse_alignment.optimise import direct
@@ -247,12 +248,12 @@ def test_it_moves_after_optimiser_steps_and_not_after_passes(
         watched.append(Watching(given))
         return follows(given, config)
 
-    class WithWatching(direct.DirectTrainer):
+    class WithWatching(loss_trainer.LossTrainer):
         def __init__(self, *, callbacks: list[Any], **kwargs: Any) -> None:
             super().__init__(callbacks=[*callbacks, watched[-1]], **kwargs)
 
     monkeypatch.setattr(direct, "Following", both)
-    monkeypatch.setattr(direct, "DirectTrainer", WithWatching)
+    monkeypatch.setattr(loss_trainer, "LossTrainer", WithWatching)
     trained(tmp_path, TrDpo(**BASE, accumulation=2, reference=SoftAnchor(alpha=0.25), lora=lora))
     (seen,) = watched
     assert len(seen.policy) == 4  # 32 pairs, in passes of 4, two of them a step

@@ -75,7 +75,7 @@ def test_the_parts_of_a_batch_of_edited_answers_too(monkeypatch):
             return SimpleNamespace(logits=scores[index, : input_ids.shape[-1]].unsqueeze(-1))
 
         batch = TokenCollator(0)([rows[i] for i in index])
-        return edits_loss(0.5)(model, batch, 0)
+        return edits_loss(0.5)(model, batch, 0)[0]
 
     whole, apart = loss([0, 1, 2]), (loss([0]) + loss([1, 2])) / 2
     tokens = sum((1.0 + n) * n for n in (2, 3, 5))
