@@ -331,7 +331,7 @@ def _ppo(arm: PipelineConfig, device: Device) -> Need | Unknown:
 def _direct(arm: PipelineConfig) -> Need | Unknown:
     from inverse_alignment.models import memory
     from inverse_alignment.models.footprint import Adapters
-    from inverse_alignment.optimise.direct_settings import FixedAnchor, PpoMethod, Selm
+    from inverse_alignment.optimise.direct_settings import AvaD, AvaP, FixedAnchor, PpoMethod, Selm
 
     method, spec = arm.optimise, arm.models.policy
     assert not isinstance(method, PpoMethod)
@@ -339,6 +339,9 @@ def _direct(arm: PipelineConfig) -> Need | Unknown:
     model = _footprint(spec, "policy", spec.context, adapters=lora, training=True)
     if model is None:
         return _unknown("direct", arm, "policy")
+    if isinstance(method, AvaD):
+        believes = memory.believing(model, "pretrained", method.reward_weights)
+        return memory.direct(believes, (1 + isinstance(method, AvaP)) * method.batch_size, spec.context, 1)
     fixed = isinstance(method.reference, FixedAnchor)
     references = 1 if fixed or lora is not None else 2
     return memory.direct(model, (3 if isinstance(method, Selm) else 2) * method.batch_size, spec.context, references)

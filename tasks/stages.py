@@ -14,7 +14,7 @@ from inverse_alignment.embedding.settings import EncoderConfig, SentenceEncoder
 from inverse_alignment.models.checks import require_encoder, require_policy, require_reward_model
 from inverse_alignment.models.specs import CheckpointModel, InitialisedModel, ModelSpec
 from inverse_alignment.optimise.credit_settings import TokenCredit
-from inverse_alignment.optimise.direct_settings import MOVING, Irft, PpoMethod, Selm
+from inverse_alignment.optimise.direct_settings import MOVING, Anchored, AvaD, Irft, PpoMethod, Selm
 from inverse_alignment.reward.family_settings import training_of
 from inverse_alignment.reward.settings import DriftTrigger, GateOn, ScheduleTrigger
 from inverse_alignment.selection.settings import inputs_of, pairs_asked_for, sentence_encoders
@@ -260,7 +260,7 @@ def optimise_directly(
         "selection": selection,
         "rollouts": rollouts if isinstance(method, (Selm, Irft)) else None,
         "reward": reward if ranks else None,
-        "state": state if isinstance(method.reference, MOVING) and method.lora is None else None,
+        "state": state if isinstance(method, AvaD) or _moves_alone(method) else None,
     }
     inputs = {
         "policy": policy,
@@ -272,6 +272,11 @@ def optimise_directly(
         method=method, context=models.policy.context, reward_context=models.reward.context if ranks else 0
     )
     return run_stage(node, "direct", inputs, stage, seed)
+
+
+def _moves_alone(method: Anchored) -> bool:
+    """Whether the reference is a model of its own, which goes on moving in the next round."""
+    return isinstance(method.reference, MOVING) and method.lora is None
 
 
 def evaluate(

@@ -14,7 +14,7 @@ from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.records import Rollout, read_jsonl, write_jsonl
 from inverse_alignment.data.aggregate import read_split
 from inverse_alignment.models.loading import load_policy
-from inverse_alignment.optimise.direct_settings import Direct, Dpo, Irft, Kto, Selm, SoftAnchor, TrDpo
+from inverse_alignment.optimise.direct_settings import AvaD, AvaP, Direct, Dpo, Irft, Kto, Selm, SoftAnchor, TrDpo
 from inverse_alignment.optimise.settings import Lora
 from inverse_alignment.selection.settings import RandomSelection
 from inverse_alignment.stages.direct import DirectStage, rows_of
@@ -38,14 +38,18 @@ def apart(one: Path, other: Path) -> bool:
     return any(not torch.equal(a, b) for a, b in zip(weights(one).values(), weights(other).values(), strict=True))
 
 
-@pytest.mark.parametrize("method", [Dpo(**FAST), Kto(**FAST), Selm(**FAST), Irft(**FAST)], ids=lambda m: m.type)
+METHODS = [Dpo(**FAST), Kto(**FAST), Selm(**FAST), Irft(**FAST), AvaD(**FAST), AvaP(**FAST)]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.type)
 def test_every_method_makes_a_policy_of_its_own(start: chain.Chain, method: Direct) -> None:
     out = chain.direct(start, f"every-{method.type}", method)
     assert apart(out / "policy", start.made["sft"] / "policy")
-    assert [path.name for path in (out / "state").iterdir()] == []
+    kept = ["heads.safetensors"] if isinstance(method, AvaD) else []
+    assert [path.name for path in (out / "state").iterdir()] == kept
     found = start.metrics[f"every-{method.type}"]
     assert found["rows"] > 0 and found["steps"] == -(-found["rows"] // 16)
-    assert method.type == "kto" or found["sft_margin"] > 0
+    assert method.type == "kto" or found["good_log_ratio" if method.type == "ava_d" else "sft_margin"] > 0
 
 
 def test_a_selection_is_all_that_is_learned_from_and_its_weights_count(start: chain.Chain) -> None:
@@ -59,6 +63,10 @@ def test_a_selection_is_all_that_is_learned_from_and_its_weights_count(start: ch
     single = DirectStage(method=Kto(), context=chain.MODEL.context)
     one_by_one = rows_of(single.method, inputs, single, None)  # type: ignore[arg-type]
     assert len(one_by_one) == 2 * len(rows) and [row.good for row in one_by_one[:2]] == [True, False]
+    shown = DirectStage(method=AvaD(), context=chain.MODEL.context)
+    alone = rows_of(shown.method, inputs, shown, None)  # type: ignore[arg-type]
+    assert [row.answers for row in alone] == [row.answers[:1] for row in rows]
+    assert [row.weight for row in alone] == [row.weight for row in rows]
 
 
 def test_selm_takes_the_best_and_the_worst_as_the_reward_model_has_them(start: chain.Chain) -> None:
@@ -88,6 +96,13 @@ def test_a_moving_reference_goes_on_in_the_next_round(start: chain.Chain) -> Non
     assert any(not torch.equal(reference[name], policy[name]) for name in reference)
     going = chain.direct(start, "soft-r2", method, policy="soft-r1", state=first / "state")
     fresh = chain.direct(start, "soft-r2-fresh", method, policy="soft-r1")
+    assert apart(going / "policy", fresh / "policy")
+
+
+def test_what_is_believed_of_rewards_goes_on_in_the_next_round(start: chain.Chain) -> None:
+    first = chain.direct(start, "ava-r1", AvaP(**FAST))
+    going = chain.direct(start, "ava-r2", AvaP(**FAST), policy="ava-r1", state=first / "state")
+    fresh = chain.direct(start, "ava-r2-fresh", AvaP(**FAST), policy="ava-r1")
     assert apart(going / "policy", fresh / "policy")
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from inverse_alignment.config import load
 from inverse_alignment.core.errors import UserError
+from inverse_alignment.models.beliefs import AvaObjective, PreferenceTransformerObjective
 from inverse_alignment.models.tqr import TqrForm
-from inverse_alignment.reward.ava import AvaObjective, PreferenceTransformerObjective
 from inverse_alignment.stages.tqr_reward import form_of, objective_of
 
 ROOT = Path(__file__).resolve().parents[2]

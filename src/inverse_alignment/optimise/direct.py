@@ -36,7 +36,8 @@ from inverse_alignment.models.loss_trainer import BatchLoss, fit_loss
 from inverse_alignment.models.trl_training import presented
 from inverse_alignment.optimise.direct_settings import (
     MOVING,
-    Direct,
+    Anchored,
+    AnchoredMethod,
     DirectMethod,
     Dpo,
     FixedAnchor,
@@ -92,7 +93,7 @@ class Learning:
 
 
 def learning(
-    policy: PreTrainedModel, sft: PreTrainedModel, anchor: PreTrainedModel, config: Direct, seed: int
+    policy: PreTrainedModel, sft: PreTrainedModel, anchor: PreTrainedModel, config: Anchored, seed: int
 ) -> Learning:
     """What a round learns with. Adapters are fresh in every round, and so is a reference made of them.
 
@@ -115,7 +116,7 @@ def learning(
 class Following(TrainerCallback):
     """Moves the reference after optimiser steps, however many passes each of them took, and keeps it in checkpoints."""
 
-    def __init__(self, given: Learning, config: DirectMethod) -> None:
+    def __init__(self, given: Learning, config: AnchoredMethod) -> None:
         self._given, self._config = given, config
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -133,7 +134,7 @@ class Following(TrainerCallback):
             save_parameters(self._given.reference.model, folder / REFERENCE_FILE)
 
 
-def direct_loss(given: Learning, method: Direct) -> BatchLoss:
+def direct_loss(given: Learning, method: Anchored) -> BatchLoss:
     """`loss_of` a batch of rows."""
 
     def of_batch(model: Any, inputs: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -173,7 +174,7 @@ class Answers:
         return tuple(side.chunk(self.each)[which] for side in (self.policy, self.reference, self.sft))  # type: ignore[return-value]
 
 
-def loss_of(method: Direct, answers: Answers, given: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+def loss_of(method: Anchored, answers: Answers, given: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a batch, and what is reported of it.
 
     Args:
@@ -197,7 +198,7 @@ def loss_of(method: Direct, answers: Answers, given: dict[str, Tensor]) -> tuple
     }
 
 
-def _of_gaps(method: Direct, gaps: Tensor, weights: Tensor, labels: Tensor) -> Tensor:
+def _of_gaps(method: Anchored, gaps: Tensor, weights: Tensor, labels: Tensor) -> Tensor:
     match method:
         case Ipo():
             return ipo_loss(gaps, weights, labels, method.beta, method.label_smoothing)
@@ -266,7 +267,7 @@ def fit(
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[dict[str, Any]],
     arguments: dict[str, Any],
-    method: Direct,
+    method: Anchored,
     partial: Path,
     report: Report,
     checkpoint_seconds: float,
@@ -314,14 +315,14 @@ def with_others(rows: Sequence[dict[str, Any]], batch: int) -> list[dict[str, An
     return found
 
 
-def plain(given: Learning, method: Direct, begun: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+def plain(policy: PreTrainedModel, method: DirectMethod, begun: Callable[[], PreTrainedModel]) -> PreTrainedModel:
     """The policy as a model without adapters.
 
     Args:
         begun: loads the model that adapters were put on.
     """
     if method.lora is None:
-        return given.policy
+        return policy
     model = begun()
-    model.load_state_dict(merged_weights(given.policy))
+    model.load_state_dict(merged_weights(policy))
     return model

@@ -49,18 +49,23 @@ class PpoMethod(Section):
 class DirectMethod(Section):
     """What all direct methods share."""
 
-    beta: float = Field(0.1, gt=0, description="β, price of a nat of KL to the reference")
     epochs: float = Field(1, gt=0, description="passes over the pairs in a round")
     learning_rate: float = Field(3e-4, gt=0, description="peak learning rate of AdamW, linear decay in every round")
     batch_size: int = Field(32, ge=1, description="rows per forward pass")
     accumulation: int = Field(1, ge=1, description="forward passes per optimiser step")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the learning rate rises")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient norm is clipped to this")
-    reference: AnchorConfig = Field(FixedAnchor(), description="what log-ratios are against")
     lora: Lora | None = Field(None, description="train adapters instead of the policy's own weights; null: all weights")
 
 
-class PairMethod(DirectMethod):
+class AnchoredMethod(DirectMethod):
+    """What methods share that know a reference."""
+
+    beta: float = Field(0.1, gt=0, description="β, price of a nat of KL to the reference")
+    reference: AnchorConfig = Field(FixedAnchor(), description="what log-ratios are against")
+
+
+class PairMethod(AnchoredMethod):
     """What methods share that believe the labels of pairs."""
 
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="assumed probability that a label is wrong")
@@ -95,7 +100,7 @@ class TrIpo(Ipo):
     reference: AnchorConfig = Field(SoftAnchor(), description="what log-ratios are against")
 
 
-class Kto(DirectMethod):
+class Kto(AnchoredMethod):
     """Kahneman-Tversky optimisation (arXiv 2402.01306): both answers of a pair, and judgements, one by one."""
 
     type: Literal["kto"] = "kto"
@@ -119,7 +124,7 @@ class Selm(PairMethod):
     reference: AnchorConfig = Field(RoundAnchor(), description="what log-ratios are against")
 
 
-class Irft(DirectMethod):
+class Irft(AnchoredMethod):
     """IRFT (arXiv 2405.17888), with one round SPIN: demonstrations are chosen, the policy's own answers rejected."""
 
     type: Literal["irft"] = "irft"
@@ -129,5 +134,38 @@ class Irft(DirectMethod):
     reference: AnchorConfig = Field(RoundAnchor(), description="what log-ratios are against")
 
 
-Direct = Dpo | TrDpo | Ipo | TrIpo | Kto | TrKto | Selm | Irft
+class AvaD(DirectMethod):
+    """AVA on the policy itself (arXiv 2411.09341): demonstrations are made likely, and their log-probabilities made to
+    differ as a reward says that is learned beside them. It knows no reference: nothing but `epochs` bounds the KL.
+
+    Demonstrations are those of the data, or chosen answers where the data have none.
+    """
+
+    type: Literal["ava_d"] = "ava_d"
+    beta: float = Field(1.0, gt=0, description="β, weight of log-probabilities")
+    gamma: float = Field(1.0, ge=0, le=1, description="γ, discount of the residual `Q(s, a) - γ Q(s', a')`")
+    consistency: float = Field(1.0, ge=0, description="λ, weight of the likelihood of residuals under the reward")
+    inverse: float = Field(
+        1.0, ge=0, description="weight of both terms that know the reward: its divergence from the prior, and λ's"
+    )
+    reward_weights: bool = Field(True, description="weight the reward of a token by the attention that it receives")
+    log_std_bound: float = Field(3.0, gt=0, description="c, log σ of a reward stays between -c and c")
+
+
+class AvaP(AvaD):
+    """The same of pairs: rejected answers are made unlikely, and last rewards compared (CER)."""
+
+    type: Literal["ava_p"] = "ava_p"  # type: ignore[assignment]
+    negatives: float = Field(1.0, ge=0, description="weight of the unlikelihood of rejected answers; 0 leaves it out")
+    floor: float = Field(
+        -10.0, lt=0, description="log-probability, nats, below which a rejected token is not made less likely"
+    )
+    cer: float = Field(1.0, ge=0, description="weight of CER, per pair; everything else is per token")
+    cer_form: Literal["log", "printed"] = Field(
+        "log", description="log σ of the difference of last rewards, as Bradley-Terry has it, or σ itself, as printed"
+    )
+
+
+Anchored = Dpo | TrDpo | Ipo | TrIpo | Kto | TrKto | Selm | Irft
+Direct = Anchored | AvaD | AvaP
 OptimiseConfig = Annotated[PpoMethod | Direct, Field(discriminator="type")]

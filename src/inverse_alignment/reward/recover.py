@@ -22,10 +22,11 @@ from inverse_alignment.generation.answers import Sampling, of_model
 from inverse_alignment.generation.rollouts import Progress, ask, draw
 from inverse_alignment.maths.pairwise import bradley_terry_loss, hinge_loss
 from inverse_alignment.maths.variational import last_reward
+from inverse_alignment.models.beliefs import Total
 from inverse_alignment.models.loading import load_policy, place
 from inverse_alignment.models.tqr import TokenBeliefs, Tqr, TqrForm, new_tqr
 from inverse_alignment.models.trl_training import arguments
-from inverse_alignment.reward.ava import Total, belief_rows, fit_tqr
+from inverse_alignment.reward.ava import belief_rows, fit_tqr
 from inverse_alignment.text.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:

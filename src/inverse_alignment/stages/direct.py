@@ -10,10 +10,10 @@ from pydantic import Field
 
 from inverse_alignment.core.configuration import Section
 from inverse_alignment.core.context import StageContext
-from inverse_alignment.optimise.direct_settings import Direct, FixedAnchor, Irft, Kto, Selm
+from inverse_alignment.optimise.direct_settings import Anchored, AvaD, AvaP, Direct, FixedAnchor, Irft, Kto, Selm
 
 if TYPE_CHECKING:
-    from inverse_alignment.core.records import Comparison, Rollout
+    from inverse_alignment.core.records import Comparison, Prompt, Rollout
     from inverse_alignment.optimise.direct import Row
 
 
@@ -26,16 +26,34 @@ class DirectStage(Section):
 
 
 def build(inputs: Mapping[str, Path], config: DirectStage, context: StageContext) -> dict[str, Any]:
-    """Write `policy/`, and `state/` with the reference if that is a model of its own which has moved."""
+    """Write `policy/`, and `state/` with what the next round goes on from besides.
+
+    That is a reference which is a model of its own and has moved, or what is believed of rewards.
+    """
     from inverse_alignment.core.metrics import read_metrics
-    from inverse_alignment.models.loading import load_policy, pick_device, place, save_model
+    from inverse_alignment.optimise import direct, direct_ava
+
+    method = config.method
+    (context.out / "state").mkdir()
+    if isinstance(method, AvaD):
+        trained, measured = _believe(inputs, method, config, context), direct_ava.MEASURED
+    else:
+        trained, measured = _compare(inputs, method, config, context), direct.MEASURED
+    last = read_metrics(context.partial / "metrics.jsonl")[-1]
+    return {**trained, **{name: last[name] for name in measured if name in last}}
+
+
+def _compare(
+    inputs: Mapping[str, Path], method: Anchored, config: DirectStage, context: StageContext
+) -> dict[str, float]:
+    """Policy against reference."""
+    from inverse_alignment.models.loading import load_policy, pick_device, place
     from inverse_alignment.models.trl_training import scheduled
-    from inverse_alignment.optimise.direct import MEASURED, REFERENCE_FILE, encoded, fit, learning, plain
+    from inverse_alignment.optimise.direct import REFERENCE_FILE, encoded, fit, learning
     from inverse_alignment.optimise.reference import load_parameters, save_parameters
     from inverse_alignment.text.tokenizers import load_tokenizer
 
-    method, device = config.method, pick_device(context.runtime.device)
-    tokenizer = load_tokenizer(inputs["policy"]).tokenizer
+    device, tokenizer = pick_device(context.runtime.device), load_tokenizer(inputs["policy"]).tokenizer
     rows = encoded(tokenizer, rows_of(method, inputs, config, context), config.context)
     policy, sft = place(load_policy(inputs["policy"]), device), place(load_policy(inputs["reference"]), device)
     begins = sft if isinstance(method.reference, FixedAnchor) else place(load_policy(inputs["policy"]), device)
@@ -52,13 +70,50 @@ def build(inputs: Mapping[str, Path], config: DirectStage, context: StageContext
         context.report,
         context.runtime.checkpoint_seconds,
     )
-    policy = plain(given, method, lambda: load_policy(inputs["policy"]))
-    save_model(place(policy, "cpu"), tokenizer, context.out / "policy")
-    (context.out / "state").mkdir()
     if given.moves_alone:
         save_parameters(given.reference.model, context.out / "state" / REFERENCE_FILE)
-    last = read_metrics(context.partial / "metrics.jsonl")[-1]
-    return {**trained, "rows": len(rows), **{name: last[name] for name in MEASURED if name in last}}
+    _write(given.policy, tokenizer, method, inputs, context)
+    return {**trained, "rows": len(rows)}
+
+
+def _believe(inputs: Mapping[str, Path], method: AvaD, config: DirectStage, context: StageContext) -> dict[str, float]:
+    """A reward that explains the policy, and the policy that it explains."""
+    from inverse_alignment.models.loading import load_policy, pick_device, place
+    from inverse_alignment.models.trl_training import scheduled
+    from inverse_alignment.optimise.direct import encoded
+    from inverse_alignment.optimise.direct_ava import HEADS_FILE, believing, fit, load_heads, save_heads
+    from inverse_alignment.text.tokenizers import load_tokenizer
+
+    device, tokenizer = pick_device(context.runtime.device), load_tokenizer(inputs["policy"]).tokenizer
+    rows = encoded(tokenizer, rows_of(method, inputs, config, context), config.context)
+    policy, sft = place(load_policy(inputs["policy"]), device), place(load_policy(inputs["reference"]), device)
+    given = believing(policy, sft, method, context.seed)
+    given.model.to(device)
+    if "state" in inputs:
+        load_heads(given.model, inputs["state"] / HEADS_FILE)
+    trained = fit(
+        given,
+        tokenizer,
+        rows,
+        scheduled(method, device, context),
+        method,
+        context.partial,
+        context.report,
+        context.runtime.checkpoint_seconds,
+    )
+    save_heads(given.model.cpu(), context.out / "state" / HEADS_FILE)
+    _write(given.policy, tokenizer, method, inputs, context)
+    return {**trained, "rows": len(rows)}
+
+
+def _write(
+    policy: Any, tokenizer: Any, method: Anchored | AvaD, inputs: Mapping[str, Path], context: StageContext
+) -> None:
+    from inverse_alignment.models.loading import load_policy, place, save_model
+    from inverse_alignment.optimise.direct import plain
+
+    found = plain(policy, method, lambda: load_policy(inputs["policy"]))
+    save_model(place(found, "cpu"), tokenizer, context.out / "policy")
 
 
 def rows_of(method: Direct, inputs: Mapping[str, Path], config: DirectStage, context: StageContext) -> list[Row]:
@@ -69,10 +124,13 @@ def rows_of(method: Direct, inputs: Mapping[str, Path], config: DirectStage, con
     """
     from inverse_alignment.core.errors import UserError
     from inverse_alignment.core.records import Rollout, read_jsonl
+    from inverse_alignment.optimise.direct import Row
 
     rollouts = read_jsonl(inputs["rollouts"] / "rollouts.jsonl", Rollout) if "rollouts" in inputs else []
     if isinstance(method, Irft):
         rows = _against_demonstrations(inputs, rollouts)
+    elif isinstance(method, AvaD) and not isinstance(method, AvaP) and "selection" not in inputs:
+        rows = [Row(prompt, (answer,)) for prompt, answer in _shown(inputs)]
     else:
         pairs, weights = _pairs(inputs)
         match method:
@@ -80,6 +138,8 @@ def rows_of(method: Direct, inputs: Mapping[str, Path], config: DirectStage, con
                 rows = _one_by_one(pairs, weights, inputs)
             case Selm():
                 rows = _ranked(pairs, weights, rollouts, inputs, config, context)
+            case AvaD(type="ava_d"):
+                rows = [Row(pair.prompt, (pair.chosen,), weight) for pair, weight in zip(pairs, weights, strict=True)]
             case _:
                 rows = _plain(pairs, weights)
     if not rows:
@@ -164,14 +224,10 @@ def _ranked(
 
 
 def _against_demonstrations(inputs: Mapping[str, Path], rollouts: Sequence[Rollout]) -> list[Row]:
-    """Demonstrations, or chosen answers where the data have none, each with an own answer of the policy."""
-    from inverse_alignment.core.records import Demonstration
-    from inverse_alignment.data.aggregate import read_others, read_split
+    """Demonstrations, each with an own answer of the policy."""
     from inverse_alignment.optimise.direct import Row
 
-    shown = read_others(inputs["preferences"], Demonstration, "train")
-    given = [(one.prompt, one.response) for one in shown]
-    given = given or [(pair.prompt, pair.chosen) for pair in read_split(inputs["preferences"], "train")]
+    given = _shown(inputs)
     own: dict[str, list[str]] = {}
     for rollout in rollouts:
         own.setdefault(rollout.prompt.key, []).append(rollout.response)
@@ -183,3 +239,12 @@ def _against_demonstrations(inputs: Mapping[str, Path], rollouts: Sequence[Rollo
             if mine != answer:
                 rows.append(Row(prompt, (answer, mine)))
     return rows
+
+
+def _shown(inputs: Mapping[str, Path]) -> list[tuple[Prompt, str]]:
+    """Demonstrations, or chosen answers where the data have none."""
+    from inverse_alignment.core.records import Demonstration
+    from inverse_alignment.data.aggregate import read_others, read_split
+
+    shown = [(one.prompt, one.response) for one in read_others(inputs["preferences"], Demonstration, "train")]
+    return shown or [(pair.prompt, pair.chosen) for pair in read_split(inputs["preferences"], "train")]

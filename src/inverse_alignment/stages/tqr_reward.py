@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from inverse_alignment.core.context import StageContext
 from inverse_alignment.core.records import Comparison
+from inverse_alignment.models.beliefs import AvaObjective, Objective, PreferenceTransformerObjective
 from inverse_alignment.models.loading import (
     load_policy,
     new_policy,
@@ -20,14 +21,7 @@ from inverse_alignment.models.specs import InitialisedModel, ModelSpec
 from inverse_alignment.models.tqr import Tqr, TqrForm, new_tqr, save_tqr
 from inverse_alignment.models.tqr_scores import TqrScorer
 from inverse_alignment.models.trl_training import scheduled
-from inverse_alignment.reward.ava import (
-    AvaObjective,
-    Objective,
-    PreferenceTransformerObjective,
-    belief_rows,
-    degeneration,
-    fit_tqr,
-)
+from inverse_alignment.reward.ava import belief_rows, degeneration, fit_tqr
 from inverse_alignment.reward.ava_settings import (
     AvaReward,
     FreshQ,

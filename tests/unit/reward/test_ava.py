@@ -18,18 +18,11 @@ from inverse_alignment.maths.variational import (
     td_residuals,
     transitions,
 )
+from inverse_alignment.models.beliefs import AvaObjective, Objective, PreferenceTransformerObjective, TqrCollator
 from inverse_alignment.models.tqr import TokenBeliefs, Tqr, TqrForm, new_tqr
 from inverse_alignment.models.tqr_scores import TqrScorer
 from inverse_alignment.models.trl_training import arguments
-from inverse_alignment.reward.ava import (
-    AvaObjective,
-    Objective,
-    PreferenceTransformerObjective,
-    TqrCollator,
-    belief_rows,
-    degeneration,
-    fit_tqr,
-)
+from inverse_alignment.reward.ava import belief_rows, degeneration, fit_tqr
 from inverse_alignment.text.render import encode_full, encode_prompt
 from tests.unit.models import tiny
 
