@@ -762,11 +762,13 @@ def _run_tracked(config: PipelineConfig, planned: Plan, console: Console) -> Art
 
 
 def _conclude(config: PipelineConfig, comparison: Path, report_dir: Path, seconds: float, console: Console) -> None:
+    from inverse_alignment.core.store import open_store
     from inverse_alignment.report.summary import write_outputs
-    from inverse_alignment.report.table import print_table
+    from inverse_alignment.report.table import print_tables
 
-    write_outputs(comparison, report_dir, seconds, config.digest())
-    print_table(comparison, console)
+    store = open_store(config.store).root
+    write_outputs(comparison, report_dir, seconds, config.digest(), store)
+    print_tables(comparison, store, console)
     pages = {"report": "report.html", "data card": "data-card.html", "summary": "summary.json"}
     lines = [*(f"{label:<9} {report_dir / name}" for label, name in pages.items()), *_viewers(config)]
     for line in (*lines, f"done in {seconds:.0f} s"):

@@ -27,13 +27,14 @@ def report(runs: Sequence[str], store: Store, report_dir: Path, console: Console
     Raises:
         UserError: a run is not there or cannot be read, or several cannot be compared.
     """
+    from inverse_alignment.report.costs import spent
     from inverse_alignment.report.merge import merged
     from inverse_alignment.report.mismatch import four_answers
     from inverse_alignment.report.page import render
 
     comparison = merged(_named(runs, store))
     report_dir.mkdir(parents=True, exist_ok=True)
-    (report_dir / PAGE).write_text(render(comparison), encoding="utf-8")
+    (report_dir / PAGE).write_text(render(comparison, spent(comparison, store.root)), encoding="utf-8")
     for question, answer in four_answers(comparison):
         console.print(f"{question} {answer}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"report    {report_dir / PAGE}", markup=False, highlight=False, soft_wrap=True)

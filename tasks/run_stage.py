@@ -37,6 +37,7 @@ from inverse_alignment.core.store import Entry, Store
 from inverse_alignment.core.workers import RayWorkers
 from inverse_alignment.stages.registry import STAGES, StageSpec
 from tasks import external, launch
+from tasks.memory import forget_peaks, peaks
 from tasks.signals import GRACE_SECONDS, deferred_sigterm
 from tasks.threads import limit_threads
 
@@ -247,7 +248,7 @@ class Execute:
             for observer in observers:
                 observer.progress(node, done, total, unit, values)
 
-        began = time.perf_counter()
+        began, told = time.perf_counter(), forget_peaks()
         inputs = {name: self.store.local(artifact) for name, artifact in node.inputs.items()}
         launched = launch.launches(runtime, node.stage)
         grace = launch.STOP_SECONDS + 2.0 if launched else GRACE_SECONDS
@@ -261,7 +262,8 @@ class Execute:
                 metrics = _build_here(spec, inputs, node.config, context)
         if live.exists():
             shutil.copyfile(live, out / METRICS)  # a copy: killed before the artifact appears, its rows are still there
-        facts = _circumstances(runtime, time.perf_counter() - began)
+        held = peaks() if told and not launched else {}  # a launched stage's memory is that of its own processes
+        facts = {**_circumstances(runtime, time.perf_counter() - began), **held}
         (out / RUNTIME).write_text(json.dumps(facts, indent=1, sort_keys=True))
         return {name: _finite(value) for name, value in metrics.items()}
 

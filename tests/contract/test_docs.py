@@ -18,8 +18,9 @@ from flows.keys import keys
 from inverse_alignment.config import PipelineConfig, load
 from inverse_alignment.core.records import SPLITS
 from inverse_alignment.data.aggregate import FILES
-from inverse_alignment.optimise.direct_settings import Dpo, Kto
+from inverse_alignment.optimise.direct_settings import AvaP, Dpo, Kto
 from inverse_alignment.report.comparison import load as read_comparison
+from inverse_alignment.report.costs import spent
 from inverse_alignment.report.summary import summarise
 from tests.stages import chain as stages
 from tests.stages.test_compare import run as compare
@@ -87,6 +88,7 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         stages.token_reward(run)
         stages.direct(run, "direct", Kto(batch_size=8))
         stages.direct(run, "of_pairs", Dpo(batch_size=8))
+        stages.direct(run, "believing", AvaP(batch_size=8))
     finally:
         torch.set_num_threads(threads)
     nodes = {
@@ -105,8 +107,9 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     found = {f"{stage}: headline": set(run.metrics[node]) for node, stage in nodes.items()}
     for node in ("sft", "reward", "token_reward", "refreshed", "ppo", "direct"):
         found[f"{nodes[node]}: metrics.jsonl"] = names_of(run.partial(node) / "metrics.jsonl")
-    found["direct: headline"] |= set(run.metrics["of_pairs"])
-    found["direct: metrics.jsonl"] |= names_of(run.partial("of_pairs") / "metrics.jsonl")
+    for node in ("of_pairs", "believing"):
+        found["direct: headline"] |= set(run.metrics[node])
+        found["direct: metrics.jsonl"] |= names_of(run.partial(node) / "metrics.jsonl")
     written = [
         (node, path) for node in nodes for path in run.made[node].glob("*.json*") if path.name != "metrics.jsonl"
     ]
@@ -134,9 +137,10 @@ def test_every_emitted_metric_is_defined_and_nothing_else_is(emitted: dict[str, 
 def test_the_names_of_comparison_and_summary_are_defined(tmp_path: Path) -> None:
     out, headline = compare(tmp_path)
     assert {re.sub(r"^[^.]+", "ARM", name) for name in headline} == defined()["compare: headline"]
-    summary = summarise(read_comparison(out), 1.0, "c" * 64)
-    arms = list(summary["arms"].values())
-    rounds = [round_ for arm in arms for round_ in arm["rounds"]]
+    comparison = read_comparison(out)
+    summary = summarise(comparison, 1.0, "c" * 64, spent(comparison, tmp_path))
+    arms = [part for arm in summary["arms"].values() for part in (arm, arm["cost"])]
+    rounds = [round_ for arm in summary["arms"].values() for round_ in arm["rounds"]]
     seeds = [seed for round_ in rounds for seed in round_["per_seed"]]
     assert {name for part in (summary, *arms, *rounds, *seeds) for name in part} == defined()["summary.json"]
 

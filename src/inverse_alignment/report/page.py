@@ -10,7 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from inverse_alignment.report import analysis, figures, mismatch
+from inverse_alignment.report import analysis, costs, figures, mismatch
 from inverse_alignment.report.analysis import finals, mean_of, number, percent, with_sd
 from inverse_alignment.report.comparison import Comparison, Evaluation, Gate, Node, Sample, Stratum
 from inverse_alignment.report.headline import headline
@@ -23,8 +23,12 @@ SHARES = {"longer_wins", "kept_after_tokenisation"}
 NARROW_COLUMNS = 4  # a data table with more takes the whole width of the page
 
 
-def render(comparison: Comparison) -> str:
-    """The report as HTML, the same bytes for the same comparison."""
+def render(comparison: Comparison, taken: Mapping[tuple[str, int], costs.Spent] | None = None) -> str:
+    """The report as HTML, the same bytes for the same comparison.
+
+    Args:
+        taken: what every run cost, by arm and seed, if the page is to say it.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -57,6 +61,9 @@ def render(comparison: Comparison) -> str:
         figures=_figures(comparison),
         answers=_answers(comparison),
         lanes=[_lineage(comparison, seed) for seed in comparison.seeds],
+        cost_caption=costs.caption(comparison),
+        spent_columns=costs.COLUMNS,
+        spent=[] if taken is None else list(zip(comparison.arms, costs.rows(comparison, taken), strict=True)),
         columns=_columns(comparison),
         rows=_rows(comparison),
         audits=_audit_rows(comparison),

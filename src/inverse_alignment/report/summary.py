@@ -4,41 +4,58 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from inverse_alignment.report.card import PAGE as CARD
 from inverse_alignment.report.comparison import FILE, PAGE, Comparison, Evaluation, Round, Run, load
+from inverse_alignment.report.costs import Spent, cost_of, equal_kl, gold_at, spent
 
 SUMMARY = "summary.json"
 
 
-def write_outputs(comparison_folder: Path, report_dir: Path, wall_seconds: float, config_digest: str) -> None:
-    """Copy pages and comparison and write `summary.json` into the report folder, which is made if it is not there.
+def write_outputs(
+    comparison_folder: Path, report_dir: Path, wall_seconds: float, config_digest: str, store: Path
+) -> None:
+    """Write page, data card, comparison and `summary.json` into the report folder, which is made if it is not there.
+
+    The page is that of the artifact, with what arms cost on the machine where they ran.
+
+    Args:
+        store: folder of the store, which knows that.
 
     Raises:
         UserError: the comparison is missing or cannot be read.
     """
-    summary = summarise(load(comparison_folder), wall_seconds, config_digest)
+    from inverse_alignment.report.page import render
+
+    comparison = load(comparison_folder)
+    taken = spent(comparison, store)
+    summary = summarise(comparison, wall_seconds, config_digest, taken)
     report_dir.mkdir(parents=True, exist_ok=True)
-    for name in (PAGE, CARD, FILE):
+    for name in (CARD, FILE):
         shutil.copyfile(comparison_folder / name, report_dir / name)
+    (report_dir / PAGE).write_text(render(comparison, taken), encoding="utf-8")
     text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
     (report_dir / SUMMARY).write_text(f"{text}\n", encoding="utf-8")
 
 
-def summarise(comparison: Comparison, wall_seconds: float, config_digest: str) -> dict[str, Any]:
+def summarise(
+    comparison: Comparison, wall_seconds: float, config_digest: str, taken: Mapping[tuple[str, int], Spent]
+) -> dict[str, Any]:
     """The content of `summary.json`: schema 1, arms in their configured order, lists in the order of `seeds`."""
     return {
         "schema": 1,
         "config_digest": config_digest,
         "wall_seconds": float(wall_seconds),
-        "arms": {arm: _arm(comparison, comparison.of_arm(arm)) for arm in comparison.arms},
+        "equal_kl": equal_kl(comparison),
+        "arms": {arm: _arm(comparison, comparison.of_arm(arm), taken) for arm in comparison.arms},
     }
 
 
-def _arm(comparison: Comparison, runs: Sequence[Run]) -> dict[str, Any]:
+def _arm(comparison: Comparison, runs: Sequence[Run], taken: Mapping[tuple[str, int], Spent]) -> dict[str, Any]:
+    kl = equal_kl(comparison)
     return {
         "seeds": [run.seed for run in runs],
         "gold_reward": _finals(runs, lambda final: final.gold_reward),
@@ -46,6 +63,8 @@ def _arm(comparison: Comparison, runs: Sequence[Run]) -> dict[str, Any]:
         "audit_score": _finals(runs, lambda final: final.audit_score),
         "kl_to_sft": _finals(runs, lambda final: final.kl_to_sft),
         "on_policy_accuracy": _finals(runs, lambda final: final.on_policy_accuracy),
+        "gold_at_equal_kl": [gold_at(comparison, run, kl) for run in runs],
+        "cost": cost_of(runs, taken),
         "rounds": [
             {"round": index + 1, "per_seed": [_round(run.rounds[index]) for run in runs]}
             for index in range(comparison.rounds)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inverse_alignment.report import costs
 from inverse_alignment.report.analysis import NOT_YET, mean_of, number, seeds_label, with_sd
 from inverse_alignment.report.comparison import Comparison, Evaluation, Gate, Round, load
 
@@ -14,13 +15,15 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def print_table(comparison_folder: Path, console: Console) -> None:
-    """Print one row per arm and round: one seed as it is, several as mean ± sd.
+def print_tables(comparison_folder: Path, store: Path, console: Console) -> None:
+    """Print one row per arm and round, one seed as it is, several as mean ± sd; and what every arm cost.
 
     Raises:
         UserError: the comparison is missing or cannot be read.
     """
-    console.print(table(load(comparison_folder)))
+    comparison = load(comparison_folder)
+    console.print(table(comparison))
+    console.print(costs.table(comparison, costs.spent(comparison, store)))
 
 
 def table(comparison: Comparison) -> Table:

@@ -73,7 +73,7 @@ def _compare(
     if given.moves_alone:
         save_parameters(given.reference.model, context.out / "state" / REFERENCE_FILE)
     _write(given.policy, tokenizer, method, inputs, context)
-    return {**trained, "rows": len(rows)}
+    return {**trained, "rows": len(rows), "tokens": shown_tokens(rows, method.epochs)}
 
 
 def _believe(inputs: Mapping[str, Path], method: AvaD, config: DirectStage, context: StageContext) -> dict[str, float]:
@@ -103,7 +103,12 @@ def _believe(inputs: Mapping[str, Path], method: AvaD, config: DirectStage, cont
     )
     save_heads(given.model.cpu(), context.out / "state" / HEADS_FILE)
     _write(given.policy, tokenizer, method, inputs, context)
-    return {**trained, "rows": len(rows)}
+    return {**trained, "rows": len(rows), "tokens": shown_tokens(rows, method.epochs)}
+
+
+def shown_tokens(rows: Sequence[Mapping[str, Any]], epochs: float) -> int:
+    """Tokens of answers in all passes, a part of a pass in proportion; rows are from `optimise.direct.encoded`."""
+    return round(epochs * sum(len(answer) for row in rows for answer in row["answers"]))
 
 
 def _write(

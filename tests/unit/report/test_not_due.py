@@ -9,6 +9,7 @@ import pytest
 from inverse_alignment.report import analysis, figures
 from inverse_alignment.report.collect import collect
 from inverse_alignment.report.comparison import Comparison
+from inverse_alignment.report.costs import spent
 from inverse_alignment.report.headline import headline
 from inverse_alignment.report.page import render
 from inverse_alignment.report.summary import summarise
@@ -40,7 +41,7 @@ def test_a_refresh_that_was_not_due_is_no_refusal(half, tmp_path):
     assert gate_cell([rounds[0][1]]) == gate_word(rounds[0][1].gate) == "not due"
     assert gate_cell([each[1] for each in rounds]) == "0 of 0 accepted"
     assert gate_cell([each[2] for each in rounds]).endswith("of 1 accepted")
-    told = summarise(half, 1.0, "c" * 64)["arms"]["similarity"]["rounds"]
+    told = summarise(half, 1.0, "c" * 64, spent(half, tmp_path))["arms"]["similarity"]["rounds"]
     assert [seed["accepted"] for seed in told[1]["per_seed"]] == [None, None]
     assert told[2]["per_seed"][1]["accepted"] is None is not told[2]["per_seed"][0]["accepted"]
 

@@ -114,19 +114,20 @@ def test_a_comparison_that_is_not_there_is_named(tmp_path):
 
 def test_summary_has_exactly_the_published_schema(comparison, tmp_path):
     save(comparison, tmp_path)
-    (tmp_path / PAGE).write_text("page")
     (tmp_path / CARD).write_text("card")
-    write_outputs(tmp_path, tmp_path / "a" / "report", 12, "d" * 64)
-    assert (tmp_path / "a" / "report" / PAGE).read_text() == "page"
+    write_outputs(tmp_path, tmp_path / "a" / "report", 12, "d" * 64, tmp_path / "no store")
+    page = (tmp_path / "a" / "report" / PAGE).read_text()
+    assert "<h1>" in page and "What it cost" in page and "What it cost" not in render(comparison)
     assert (tmp_path / "a" / "report" / CARD).read_text() == "card"
     summary = json.loads((tmp_path / "a" / "report" / "summary.json").read_text())
-    assert list(summary) == ["schema", "config_digest", "wall_seconds", "arms"]
+    assert list(summary) == ["schema", "config_digest", "wall_seconds", "equal_kl", "arms"]
     assert summary["schema"] == 1 and summary["wall_seconds"] == 12.0 and summary["config_digest"] == "d" * 64
     assert list(summary["arms"]) == list(comparison.arms)
     seeds = len(comparison.seeds)
     for name, arm in summary["arms"].items():
         finals = ["gold_reward", "rm_score", "audit_score", "kl_to_sft", "on_policy_accuracy"]
-        assert list(arm) == ["seeds", *finals, "rounds"]
+        assert list(arm) == ["seeds", *finals, "gold_at_equal_kl", "cost", "rounds"]
+        assert arm["cost"] == {unit: [None] * seeds for unit in ("seconds", "tokens", "peak_gib")}
         assert arm["seeds"] == list(comparison.seeds)
         for final in finals:
             assert len(arm[final]) == seeds
