@@ -12,15 +12,17 @@ import json
 import logging
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import httpx
 import prefect
 from prefect.artifacts import (
+    create_image_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -42,6 +44,9 @@ from inverse_alignment.stages.registry import STAGES
 from tasks.launch import LaunchFailed
 from tasks.run_stage import Driver, Node, Stages, observing
 from tasks.slots import Slots
+
+if TYPE_CHECKING:
+    from inverse_alignment.report.canvas import Picture
 
 RETRY_SECONDS = (5.0, 30.0)
 PROGRESS_SECONDS = 15.0  # between two lines, and two updates of a bar
@@ -290,12 +295,30 @@ def publish(artifact: Artifact, mlflow: str) -> None:
         mlflow: address of the page that compares runs, or the command that opens it.
     """
     comparison = load(Path(artifact.uri))
+    for name, picture in pictures_of(comparison).items():
+        create_image_artifact(data_url(picture), key=f"inverse-alignment-{name}", description=picture.title)
     create_table_artifact(rounds_table(comparison), key="inverse-alignment-rounds", description=comparison.title)
     create_markdown_artifact(
         f"{comparison_text(comparison)}\n{links_text(artifact, mlflow)}",
         key="inverse-alignment-comparison",
         description=comparison.title,
     )
+
+
+def pictures_of(comparison: Comparison) -> dict[str, Picture]:
+    """The pictures of the report that people look at first: rewards by step and by KL, and what the gates decided."""
+    from inverse_alignment.report import figures
+
+    found = {"rewards-by-step": figures.rewards_by_step(comparison)[0]}
+    found |= {"rewards-by-kl": figures.rewards_by_kl(comparison)[0]}
+    return found | ({"gates": figures.gates(comparison)} if any(map(comparison.refreshes, comparison.arms)) else {})
+
+
+def data_url(picture: Picture) -> str:
+    """A picture in its own address: Prefect's page asks nobody for it."""
+    from inverse_alignment.report.canvas import standalone
+
+    return f"data:image/svg+xml;base64,{b64encode(standalone(picture).encode()).decode()}"
 
 
 def comparison_text(comparison: Comparison) -> str:

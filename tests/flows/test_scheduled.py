@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import urllib.request
+from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -114,6 +115,15 @@ def test_every_stage_of_a_run_that_ended_its_server_is_recorded(first: Remember,
     assert rows[0]["gold_reward"] == 0.25
     (text,) = ask(url, "/artifacts/filter", {"artifacts": {"key": {"like_": "inverse-alignment-comparison"}}})
     assert "| similarity | 2 | 0.25 ± 0.00 | 1.00 ± 0.00 | 1.5 ± 0.0 |" in text["data"]
+    shown = {}
+    for name in ("rewards-by-step", "rewards-by-kl"):  # no toy arm has a gate
+        found = ask(url, "/artifacts/filter", {"artifacts": {"key": {"like_": f"inverse-alignment-{name}"}}})
+        assert len(found) == 1, name
+        picture = found[0]
+        kind, _, data = picture["data"].partition(",")
+        assert picture["type"] == "image" and kind == "data:image/svg+xml;base64"
+        shown[name] = b64decode(data).decode()
+    assert all(svg.startswith("<svg xmlns=") for svg in shown.values()) and len(set(shown.values())) == 2
     report = Path(re.search(r"report: `(.*)`", text["data"])[1])  # type: ignore[index]
     assert report.name == "report.html" and report.parent.parent.name == "compare"
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 INK, MUTED, RULE, PAPER = "#010101", "#020202", "#030303", "#040404"
 VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER: "var(--paper)"}
+STYLESHEET = Path(__file__).parent / "templates" / "style.css.jinja"
 ARM_COLOURS = 8
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 TEXT = 9.5
@@ -109,6 +111,16 @@ def draw(name: str, title: str, description: str, size: Size, paint: Callable[[A
         out = StringIO()
         canvas.print_svg(out, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return Picture(title, description, _for_page(out.getvalue(), name, f"{title}. {description}"))
+
+
+def standalone(picture: Picture) -> str:
+    """A picture as an SVG file of its own, with the page's colours and background, in light and dark."""
+    sheet = STYLESHEET.read_text(encoding="utf-8")
+    colours = sheet[: sheet.index("* {")]
+    head, _, body = picture.svg.partition(">")
+    named = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    ground = '<rect width="100%" height="100%" fill="var(--paper)"/>'
+    return f"{named}><style>{colours}</style>{ground}{body}"
 
 
 def caption(axes: Axes, text: str) -> None:

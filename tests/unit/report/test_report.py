@@ -11,6 +11,7 @@ import sys
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
@@ -152,6 +153,15 @@ def test_summary_has_exactly_the_published_schema(comparison, tmp_path):
                 assert (entry["accepted"] is not None) == refreshes
                 assert (entry["selected_by_source"] is not None) == refreshes
                 assert (entry["on_policy_accuracy_after"] is not None) == (refreshes and known)
+
+
+def test_a_picture_stands_alone_with_the_colours_of_the_page(comparison):
+    for picture in figures.rewards_by_kl(comparison):
+        svg = canvas.standalone(picture)
+        root = ElementTree.fromstring(svg)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg" and root[0].tag.endswith("style")
+        assert set(re.findall(r"var\((--[a-z0-9-]+)\)", svg)) <= set(re.findall(r"(--[a-z0-9-]+):", root[0].text))
+        assert not re.search(r'href="(?!#)|url\((?!#)', svg)  # it asks nobody
 
 
 # pairs by strength
