@@ -64,6 +64,7 @@ def pictures(prefect: str, mlflow: str) -> list[Picture]:
     return [
         Picture("report", (ROOT / REPORT / "report.html").as_uri()),
         Picture("prefect-runs", f"{prefect}/runs"),
+        Picture("prefect-picture", f"{prefect}/artifacts/key/inverse-alignment-rewards-by-kl"),
         Picture("prefect-deployments", f"{prefect}/deployments"),
         Picture("mlflow-runs", runs),
         Picture("mlflow-arms", arms, charts="evaluate/(gold|rm_score|kl)"),
