@@ -55,17 +55,17 @@ def best_of_n_terms(distance: np.ndarray) -> np.ndarray:
     return np.column_stack([distance, -(distance**2)])
 
 
-def policy_terms(distance: np.ndarray, refreshes: int = 1) -> np.ndarray:
+def policy_terms(distance: np.ndarray, refreshes: int | np.ndarray = 1) -> np.ndarray:
     """`(d, -d log(d/k))`, (m, 2), with 0 at d = 0: gold reward under PPO is this times `(a, b)`.
 
     Source: arXiv 2210.10760, eq. 1, and with k > 1 reward models one after the other its section 4.3.
 
     Args:
         distance: (m,) `√KL >= 0`.
-        refreshes: k >= 1, how many reward models covered the distance.
+        refreshes: k >= 1, how many reward models covered the distance; of all points, or (m,) of each.
     """
     away, logs = distance > 0, np.zeros_like(distance)
-    logs[away] = np.log(distance[away] / refreshes)
+    logs[away] = np.log((distance / refreshes)[away])
     return np.column_stack([distance, -distance * logs])
 
 

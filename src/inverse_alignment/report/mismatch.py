@@ -12,7 +12,7 @@ from inverse_alignment.maths.overoptimisation import Fit, fit_curve, obstacle, p
 from inverse_alignment.maths.ranks import rank_correlation, rank_correlation_interval
 from inverse_alignment.report import analysis
 from inverse_alignment.report.analysis import mean_of, number, percent
-from inverse_alignment.report.comparison import Comparison, Evaluation, Round
+from inverse_alignment.report.comparison import Comparison, Evaluation, Round, Run
 
 LEAST_RUNS, LEAST_CHECKPOINTS = 5, 5
 FIT_SEED = 0
@@ -28,6 +28,8 @@ class ArmCurve:
         why: why there is none.
         now: √KL of the arm's last policies, mean over seeds.
         by_run: whether the intervals come from runs as units; else they say how the points of few runs scatter.
+        refreshed: the same with the law's term for several reward models one after the other; None where every point
+            has one, or no curve can be told.
     """
 
     arm: str
@@ -35,6 +37,7 @@ class ArmCurve:
     why: str
     now: float
     by_run: bool
+    refreshed: Fit | None = None
 
     def sentence(self) -> str:
         """What the curve says, in words no stronger than its interval."""
@@ -48,6 +51,17 @@ class ArmCurve:
         if self.now > peak.high:
             return f"{where}, past it."
         return f"{where}, {'before it' if self.now < peak.low else 'as near as can be told'}."
+
+    def of_refreshes(self) -> str:
+        """Whether points lie nearer to the law with its term for several reward models; empty where there is none."""
+        if self.fit is None or self.refreshed is None:
+            return ""
+        plain, with_term = number(self.fit.residual, 3), number(self.refreshed.residual, 3)
+        return (
+            f"“{self.arm}” was optimised against several reward models. If each covered an equal part of the distance, "
+            f"R(d) = d (a - b log d/k) with b {_interval(self.refreshed.b)}; points lie {with_term} from that curve, "
+            f"{plain} from the one without k."
+        )
 
     def points(self, start: float, most: float) -> list[tuple[float, float]]:
         """The fitted curve from a start at distance 0 to the largest distance; none where there is no fit."""
@@ -75,21 +89,40 @@ def curves(comparison: Comparison) -> list[ArmCurve]:
 
 def curve_of(comparison: Comparison, arm: str, held_against: analysis.Yardstick) -> ArmCurve:
     """The curve of one arm."""
-    paths = analysis.paths_of(comparison, arm)
+    paths, runs = analysis.paths_of(comparison, arm), comparison.of_arm(arm)
     points = [
-        (run, max(point.kl, 0.0) ** 0.5, value - (held_against.of_point(path[0]) or 0.0))
-        for run, path in enumerate(paths)
+        (
+            unit,
+            max(point.kl, 0.0) ** 0.5,
+            value - (held_against.of_point(path[0]) or 0.0),
+            models_until(run, point.step),
+        )
+        for unit, (run, path) in enumerate(zip(runs, paths, strict=True))
         for point in path
         if (value := held_against.of_point(point)) is not None
     ]
-    run, distance, gold = (np.array(column) for column in zip(*points, strict=True))
-    now = mean_of(max(one.final.kl_to_sft, 0.0) ** 0.5 for one in comparison.of_arm(arm))
+    run, distance, gold, models = (np.array(column) for column in zip(*points, strict=True))
+    now = mean_of(max(one.final.kl_to_sft, 0.0) ** 0.5 for one in runs)
     assert now is not None
-    terms, by_run = policy_terms(distance.astype(float)), len(paths) >= LEAST_RUNS
-    why = obstacle(terms)
+    by_run = len(paths) >= LEAST_RUNS
     units = run if by_run else np.arange(len(run))
-    fit = None if why else fit_curve(terms, gold.astype(float), units, policy_peak, FIT_SEED)
-    return ArmCurve(arm, fit, why, now.mean, by_run)
+
+    def fitted(refreshes: int | np.ndarray) -> tuple[Fit | None, str]:
+        terms = policy_terms(distance.astype(float), refreshes)
+        why = obstacle(terms)
+        return None if why else fit_curve(terms, gold.astype(float), units, policy_peak, FIT_SEED), why
+
+    fit, why = fitted(1)
+    return ArmCurve(arm, fit, why, now.mean, by_run, fitted(models)[0] if models.max() > 1 else None)
+
+
+def models_until(run: Run, step: int) -> int:
+    """k, how many reward models a policy was optimised against, one after the other, until a step of PPO.
+
+    A refresh in the first round comes before any optimisation, so that the first round counts as one either way.
+    """
+    started = [round_ for round_ in run.rounds[1:] if round_.curve and round_.curve[0].step <= step]
+    return 1 + sum(round_.gate is not None and round_.gate.accepted and round_.gate.refreshed for round_ in started)
 
 
 @dataclass(frozen=True)

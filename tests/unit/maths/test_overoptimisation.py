@@ -54,6 +54,8 @@ def test_refreshes_add_what_the_law_says():
 
 
 def test_curves_begin_at_zero():
+    each = policy_terms(DISTANCES, np.array([1, 3] * (len(DISTANCES) // 2)))  # one k a point
+    assert (each[::2] == policy_terms(DISTANCES)[::2]).all() and (each[1::2] == policy_terms(DISTANCES, 3)[1::2]).all()
     assert policy_terms(np.zeros(2), 2).tolist() == best_of_n_terms(np.zeros(2)).tolist() == [[0, 0], [0, 0]]
     assert best_of_n_divergence(np.ones(1))[0] == 0
 

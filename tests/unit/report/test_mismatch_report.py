@@ -61,6 +61,23 @@ def test_curves_of_few_and_of_many_runs(one, many):
     assert none.fit and none.fit.b.low > 0 and "past it" in none.sentence()
 
 
+def test_several_reward_models_have_the_laws_own_term(many):
+    run = many.of_arm("similarity")[0]
+    steps = [round_.curve[0].step for round_ in run.rounds]
+    accepted = [round_.gate.accepted for round_ in run.rounds]
+    assert [mismatch.models_until(run, step) for step in steps] == [
+        1,
+        1 + accepted[1],
+        1 + accepted[1] + accepted[2],
+    ]
+    assert mismatch.models_until(run, steps[1] - 1) == 1 == mismatch.models_until(run, 0)
+    none, similarity = mismatch.curves(many)
+    assert none.refreshed is None and none.of_refreshes() == ""
+    assert similarity.refreshed is not None and "log d/k" in similarity.of_refreshes()
+    assert similarity.fit is not None and similarity.refreshed.residual != similarity.fit.residual
+    assert similarity.of_refreshes() in render(many)
+
+
 @pytest.mark.parametrize(
     ("peak", "now", "said"),
     [
