@@ -43,10 +43,18 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds from 0 on ({SEEDS})")
     parser.add_argument("--folder", type=Path, default=study.ROOT / "artifacts" / "direct", help="scratch")
     parser.add_argument("--rows", type=Path, default=ROWS, help="results file")
+    parser.add_argument(
+        "--rates", action="store_true", help="run no study: KL after a round at some rates, by which they were chosen"
+    )
     parser.add_argument("--figure", action="store_true", help="draw the toy's figure into docs/results/direct too")
     arguments = parser.parse_args()
     given = study.plan()
     methods = given["quick"] if arguments.quick else list(given["methods"])
+    if arguments.rates:
+        tried = {f"{rate:g}": study.first_kl(methods, rate, arguments.folder / "rates") for rate in study.RATES}
+        arguments.json.write_text(json.dumps(tried, indent=1))
+        print(json.dumps(tried, indent=1))
+        return 0
     seeds = range(QUICK_SEEDS if arguments.quick else arguments.seeds)
     rows = [row_of(seed, methods, arguments) for seed in seeds]
     leaks = {name: [toy.run(name, seed) for seed in range(TOY_SEEDS)] for name in toy.METHODS}

@@ -26,6 +26,7 @@ from tasks.run_stage import Execute, driving
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 Row = dict[str, Any]
+TUNING_SEED, RATES = 100, (5e-4, 1.7e-4, 5e-5)
 
 
 def plan() -> dict[str, Any]:
@@ -48,6 +49,30 @@ def config_of(seed: int, methods: Sequence[str], folder: Path) -> PipelineConfig
     values |= {"seeds": [seed], "store": str(folder / "artifacts"), "tracking": {"mlflow_uri": ""}}
     config: PipelineConfig = validate(PipelineConfig, values, "", str(HERE / "direct.yaml"))
     return config
+
+
+def first_kl(methods: Sequence[str], rate: float, folder: Path) -> dict[str, float]:
+    """KL to the SFT policy after one round of each direct method at a learning rate, nats; gold is not looked at.
+
+    On a seed that no result comes from.
+    """
+    torch.set_num_threads(1)
+    given = {name: plan()["methods"][name] for name in methods}
+    tried = [name for name, method in given.items() if method["optimise"]["type"] != "ppo"]
+    config = config_of(TUNING_SEED, tried, folder).model_copy(update={"rounds": 1})
+    arms = {
+        name: {**sets, "optimise": {**sets["optimise"], "learning_rate": rate}} for name, sets in config.arms.items()
+    }
+    config = config.model_copy(update={"arms": arms})
+    if not (folder / "data").exists():
+        write_dataset(folder / "data", WorldConfig(seed=TUNING_SEED, **plan()["world"]))
+    found = {}
+    with driving(Execute(open_store(config.store), config.runtime)):
+        start = shared_start(config, TUNING_SEED, shared_data(config))
+        for name in tried:
+            (end,) = one_arm(config, name.replace("_", "-"), TUNING_SEED, start)
+            found[name] = json.loads((Path(end.evaluation.uri) / "evaluation.json").read_text())["kl_to_sft"]
+    return found
 
 
 def run(seed: int, methods: Sequence[str], folder: Path) -> dict[str, Row]:
