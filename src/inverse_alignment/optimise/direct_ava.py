@@ -19,6 +19,7 @@ from inverse_alignment.core.batches import Sequences
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.metrics import Report
 from inverse_alignment.maths.masked import masked_sum
+from inverse_alignment.maths.variational import last_reward, transitions
 from inverse_alignment.models.adapters import adapt_policy
 from inverse_alignment.models.beliefs import AvaObjective, TqrCollator
 from inverse_alignment.models.log_probs import Head, token_log_probs
@@ -88,13 +89,21 @@ def objective_of(method: AvaD) -> AvaObjective:
 
 
 def ava_loss(given: Believer, objective: AvaObjective) -> BatchLoss:
-    """The objective of a batch from `TqrCollator`, and how the policy has moved since SFT."""
+    """The objective of a batch from `TqrCollator`, and how the policy has moved since SFT.
+
+    AVA's evidence ends before the last token of an answer, which has no residual. A policy that learned from it alone
+    would never learn to end, and with rejected answers not to end: `β log π` of the last chosen token is added to it.
+    """
 
     def of_batch(model: Tqr, inputs: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         ids, counts, weights = inputs["input_ids"], inputs["counts"], inputs["weights"]
         beliefs = model(input_ids=ids, attention_mask=inputs["attention_mask"], counts=counts)
         totals = [total for total in objective(beliefs, counts, weights) if total.amount > 0]
-        loss = torch.stack([total.value / total.amount for total in totals]).sum()
+        own = counts[: len(weights)]
+        ends = weights * last_reward(beliefs.log_probs[: len(weights)], own)
+        choices = (weights * transitions(own).sum(-1)).sum()
+        loss = -objective.beta * ends.sum() / (choices if choices > 0 else weights.sum())
+        loss = loss + torch.stack([total.value / total.amount for total in totals]).sum() if totals else loss
         moved = masked_sum(beliefs.log_probs.detach(), counts, -1) - _log_probs(given.sft, ids, counts)
         good = moved[: len(weights)]
         measured = {"good_log_ratio": good.mean()}

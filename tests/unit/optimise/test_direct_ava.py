@@ -85,17 +85,35 @@ def moved(given: Believer) -> torch.Tensor:
     return (now - then).reshape(2, -1)
 
 
-def test_without_the_reward_it_is_fine_tuning_on_all_tokens_but_the_last() -> None:
-    """`-Σ log π(y_t) / n` over the n choices that another one follows."""
+def test_without_the_reward_it_is_fine_tuning_on_every_token_and_the_end() -> None:
+    """`-β Σ log π(y_t) / n` over all tokens of answers, n of which another one follows."""
     method = AvaD(inverse=0.0, beta=2.0)
     given, batch = begun(method), batch_of(method, rows_of(method)[:5])
     loss, measured = ava_loss(given, objective_of(method))(given.model, batch, 0)
     logits = given.policy(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.log_softmax(-1)
-    counts = batch["counts"].clone()
-    counts[torch.arange(5), batch["attention_mask"].sum(-1) - 1] = False  # the last token of every answer
-    chosen = logits[:, :-1].gather(-1, batch["input_ids"][:, 1:].unsqueeze(-1)).squeeze(-1)[counts[:, 1:]]
-    torch.testing.assert_close(loss, -2.0 * chosen.mean())
+    chosen = logits[:, :-1].gather(-1, batch["input_ids"][:, 1:].unsqueeze(-1)).squeeze(-1)[batch["counts"][:, 1:]]
+    torch.testing.assert_close(loss, -2.0 * chosen.sum() / (len(chosen) - 5))
     assert list(measured) == ["good_log_ratio"] and abs(float(measured["good_log_ratio"])) < 1e-4
+
+
+def test_answers_of_one_token_teach_that_token_alone() -> None:
+    method = AvaD(beta=2.0)
+    given, batch = begun(method), batch_of(method, [Row(row.prompt, ("",)) for row in PAIRS[:3]])
+    assert (batch["counts"].sum(-1) == 1).all()
+    loss, _ = ava_loss(given, objective_of(method))(given.model, batch, 0)
+    torch.testing.assert_close(loss, -2.0 * _log_probs(given.policy, batch["input_ids"], batch["counts"]).mean())
+
+
+def test_rejected_answers_do_not_teach_it_never_to_end(tmp_path: Path) -> None:
+    """Where all answers differ in one word, how likely the end is after a chosen one does not fall."""
+    given = trained(tmp_path, AvaP(**BASE))
+    rows = belief_rows(encoded(tiny.tokenizer(), PAIRS, 48))
+    ends = [row["chosen_ids"] for row in rows]
+    batch = batch_of(AvaP(), PAIRS)
+    ids, counts = batch["input_ids"][: len(ends)], batch["counts"][: len(ends)]
+    last = counts & (torch.arange(ids.shape[1]) == batch["attention_mask"][: len(ends)].sum(-1, keepdim=True) - 1)
+    now, then = (_log_probs(model, ids, last).mean() for model in (given.policy, given.sft))
+    assert (ids[last] == 1).all() and now > then
 
 
 @pytest.mark.parametrize("method", [AvaD(), AvaP()], ids=["ava_d", "ava_p"])
