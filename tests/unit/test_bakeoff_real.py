@@ -242,6 +242,19 @@ def test_a_summary_pairs_units_with_their_own_baseline():
     assert found["random"]["accuracy_before_target"]["mean"] == 0.5
 
 
+def test_a_selector_that_likes_a_writer_whoever_the_policy_is_does_not_heed_the_policy():
+    """Lift of `a` for its own policy 5, for the policy of `b` 4; of `b` 1/3 for either."""
+    rows = [
+        row("fond", picked={"a": 10, "b": 2, "c": 4, "ref": 4}),
+        row("fond", target="b", picked={"a": 8, "b": 2, "c": 6, "ref": 4}),
+        row("fond", target="b", seed=1),
+    ]
+    found = analysis.own_policy(rows)
+    assert found == {("a", 0): pytest.approx(1.0), ("b", 0): pytest.approx(0.0)}  # seed 1 has no other target
+    assert analysis.own_policy(rows[:1]) == {}
+    assert "lift_own_policy" not in analysis.summarise(rows[:1], NEAR)["fond"]
+
+
 def test_what_was_not_refreshed_has_lifts_alone():
     rows = [row("random"), row("influence", judged=None, gate=None)]
     found = analysis.summarise(rows, NEAR)["influence"]
@@ -302,7 +315,7 @@ def test_the_page_is_made_between_its_marks(tmp_path):
     page.render(rows, NEAR, tmp_path / "made", tmp_path / "page.md")
     made = (tmp_path / "page.md").read_text()
     assert "old" not in made and all(f"before {name}" in made for name in page.PARTS)
-    assert "| `similarity` | 5.00 (5.00 to 5.00) | +4.00 (+4.00 to +4.00) | – |" in made
+    assert "| `similarity` | 5.00 (5.00 to 5.00) | – | +4.00 (+4.00 to +4.00) | – |" in made
     first = (tmp_path / "made/lifts.svg").read_bytes()
     page.render(rows, NEAR, tmp_path / "made", tmp_path / "page.md")
     assert (tmp_path / "made/lifts.svg").read_bytes() == first

@@ -74,6 +74,24 @@ def lift_beyond_length(row: Row, name: str) -> float:
     return lift(row, group) - float(by_length)
 
 
+def own_policy(rows: Sequence[Row]) -> dict[Cell, float]:
+    """The lift of each target for its own policy, less that of the same writer for the other targets' policies.
+
+    The pool of a seed is the same for all of them, and so are the writer's popularity, length and topics: what is left
+    is what the selector makes of the policy. Rows are of one selector; units without another target are left out.
+    """
+    found = {}
+    for row in rows:
+        others = [
+            lift(other, [row["target"]])
+            for other in rows
+            if other["seed"] == row["seed"] and other["target"] != row["target"]
+        ]
+        if others:
+            found[row["target"], row["seed"]] = lift(row, [row["target"]]) - float(np.mean(others))
+    return found
+
+
 def rank_correlation(row: Row, near: Mapping[str, float]) -> float:
     """Spearman's correlation over writers of their lift with their nearness to the target, which itself is left out."""
     pool = row["pool"]["by_source"]
@@ -120,7 +138,9 @@ def summarise(rows: Sequence[Row], near: Nearness) -> dict[str, dict[str, Any]]:
     result = {}
     for name, found in cells.items():
         mine = [row for row in rows if row["selector"] == name]
+        own = own_policy(mine)
         result[name] = {
+            **({"lift_own_policy": _said(interval(own))} if own else {}),
             "units": len(mine),
             "acceptance_rate": acceptance(mine),
             **{measure: _said(interval(values)) for measure, values in found.items()},

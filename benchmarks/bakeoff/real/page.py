@@ -80,6 +80,7 @@ def lifts(rows: Sequence[Row], found: Mapping[str, Any]) -> str:
     """Whether selectors find the target and its neighbours, best first."""
     columns = {
         "target": "lift_target",
+        "own policy over others'": "lift_own_policy",
         "over random": "lift_target_over_random",
         "over length-matched": "lift_target_over_length_matched_random",
         "beyond length": "lift_target_beyond_length",
