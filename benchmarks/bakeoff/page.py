@@ -175,7 +175,7 @@ def start(rows: Sequence[Row]) -> str:
                 f"{level:g}",
                 _change(mine, lambda row: row["start_evaluation"]["gold_reward"], sign=False),
                 _change(mine, lambda row: row["start_evaluation"]["offline_accuracy"], sign=False),
-                _change(mine, lambda row: _of(row, "start", "on_policy_accuracy"), sign=False),
+                _change(mine, lambda row: row["start_evaluation"]["on_policy_accuracy"], sign=False),
                 _change(mine, lambda row: row["rounds"][-1]["evaluation"]["on_policy_accuracy"], sign=False),
                 _change(mine, lambda row: row["rounds"][-1]["evaluation"]["gold_reward"], sign=False),
             ]

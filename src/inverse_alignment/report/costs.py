@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 STAGES = ("select", "refresh", "ppo", "direct")
-"""What an arm is paid for. Rollouts and evaluations are the same for all of them."""
+"""What an arm is paid for here. Left out: rollouts, which SELM and IRFT learn from and others only look at, evaluations, and
+the first reward model, which all arms of a seed share and a direct method may not need."""
 COLUMNS = ("gold at equal KL", "KL to SFT, nats", "seconds", "answer tokens", "peak memory, GiB")
 
 
@@ -30,7 +31,8 @@ class Spent:
 
     Attributes:
         seconds: of selecting, refreshing and optimising, in the attempt that finished each.
-        tokens: of answers that the policy learned from, each as often as it was shown.
+        tokens: of answers that the policy learned from: those that PPO sampled, however many passes it makes over them,
+            and those that a direct method was shown, in every pass.
         peak_gib: the most memory that one of these stages held, on the GPU if there is one.
     """
 
@@ -130,7 +132,8 @@ def caption(comparison: Comparison) -> str:
     return (
         f"Gold at equal KL: on held-out prompts, at {number(equal_kl(comparison))} nats, the most that every run "
         "reaches; linear between the ends of rounds. Seconds and memory: of selecting, refreshing and optimising, as "
-        "measured where they ran. Answer tokens: those that the policy learned from."
+        "measured where they ran; rollouts, evaluations and the first reward model are left out. Answer tokens: those that PPO "
+        "sampled, or that a direct method was shown in all its passes."
     )
 
 
