@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 STAGES = ("select", "refresh", "ppo", "direct")
-"""What an arm is paid for here. Left out: rollouts, which SELM and IRFT learn from and others only look at, evaluations, and
-the first reward model, which all arms of a seed share and a direct method may not need."""
+"""What an arm is paid for here. Left out: rollouts, which SELM and IRFT learn from and others only look at, evaluations,
+and the first reward model, which all arms of a seed share and a direct method may not need."""
 COLUMNS = ("gold at equal KL", "KL to SFT, nats", "seconds", "answer tokens", "peak memory, GiB")
 
 
@@ -132,8 +132,8 @@ def caption(comparison: Comparison) -> str:
     return (
         f"Gold at equal KL: on held-out prompts, at {number(equal_kl(comparison))} nats, the most that every run "
         "reaches; linear between the ends of rounds. Seconds and memory: of selecting, refreshing and optimising, as "
-        "measured where they ran; rollouts, evaluations and the first reward model are left out. Answer tokens: those that PPO "
-        "sampled, or that a direct method was shown in all its passes."
+        "measured where they ran; rollouts, evaluations and the first reward model are left out. Answer tokens: those "
+        "that PPO sampled, or that a direct method was shown in all its passes."
     )
 
 
