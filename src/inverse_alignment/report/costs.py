@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 STAGES = ("select", "refresh", "ppo", "direct")
-"""What an arm is paid for here. Left out: rollouts, which SELM and IRFT learn from and others only look at, evaluations,
+"""What an arm is paid for here. Left out: evaluations; rollouts, which SELM and IRFT learn from and others look at;
 and the first reward model, which all arms of a seed share and a direct method may not need."""
 COLUMNS = ("gold at equal KL", "KL to SFT, nats", "seconds", "answer tokens", "peak memory, GiB")
 
