@@ -85,15 +85,25 @@ def _compared(answers: Sequence[Row], prompts: int) -> tuple[list[str], list[lis
 
 def by_meaning(texts: Sequence[Sequence[str]]) -> np.ndarray:
     """`centred` mean over prompts of the cosines between sentence embeddings, (writers, writers)."""
+    folder = encoder_folder()
+    from inverse_alignment.embedding.sentence import SentenceTransformerEncoder
+
+    encode = SentenceTransformerEncoder(folder, "cpu", 16)
+    vectors = encode([text for row in texts for text in row]).reshape(len(texts), len(texts[0]), -1)
+    return centred(np.einsum("pad,pbd->ab", vectors, vectors, dtype=np.float64) / len(texts))
+
+
+def encoder_folder() -> Path:
+    """Where all-MiniLM-L6-v2 lies; nothing is asked of a hub after this.
+
+    Raises:
+        UserError: the package that brings it is not installed.
+    """
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
         raise UserError(f"the package {PACKAGE} is not installed", where="benchmarks.bakeoff.real", fix="`make setup`")
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from inverse_alignment.embedding.sentence import SentenceTransformerEncoder
-
-    encode = SentenceTransformerEncoder(Path(found.origin).parent / "model", "cpu", 16)
-    vectors = encode([text for row in texts for text in row]).reshape(len(texts), len(texts[0]), -1)
-    return centred(np.einsum("pad,pbd->ab", vectors, vectors, dtype=np.float64) / len(texts))
+    return Path(found.origin).parent / "model"
 
 
 def centred(products: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.bakeoff.plan import ROOT
 from benchmarks.bakeoff.real.collection import Sizes
+from benchmarks.bakeoff.real.nearness import encoder_folder
 from inverse_alignment.config import PipelineConfig, merge, read_yaml, validate
 from inverse_alignment.core.artifact import canonical_json, sha256_text
 from inverse_alignment.core.configuration import identity_of
@@ -98,12 +99,21 @@ def config_of(unit: Unit, data: Path, store: Path) -> PipelineConfig:
         {**shared, "name": "shown", "path": str(data / "shown.jsonl"), "kind": "demonstration"},
     ]
     values["data"]["aggregate"]["seed"] = unit.seed
-    values["arms"] = {node_name(name): sets for name, sets in settings["selectors"].items()}
+    values["arms"] = {node_name(name): _with_encoder(sets) for name, sets in settings["selectors"].items()}
     values["seeds"] = [unit.seed]
     values["store"] = str(store)
     values["tracking"] = {"mlflow_uri": ""}
     config: PipelineConfig = validate(PipelineConfig, values, "", str(SETTINGS))
     return config
+
+
+def _with_encoder(sets: dict[str, Any]) -> dict[str, Any]:
+    """What an arm sets, with the folder of the sentence encoder where it names one; the folder bears no identity."""
+    selection = sets["selection"]
+    if selection.get("encoder", {}).get("type") != "sentence_transformers":
+        return sets
+    encoder = {**selection["encoder"], "path": str(encoder_folder())}
+    return {**sets, "selection": {**selection, "encoder": encoder}}
 
 
 def node_name(selector: str) -> str:
