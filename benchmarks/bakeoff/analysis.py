@@ -161,6 +161,28 @@ def under(selector: str, rule: str) -> str:
     return selector if rule == "full" else f"{selector}+{rule}"
 
 
+def over_full_rule(rows: Sequence[Row]) -> dict[str, dict[str, Interval | None]]:
+    """The gain of every rule over the ungated full fine-tune with the same selector: of each, and the mean of `all`.
+
+    By rule and selector. The mean is over the selectors that have a value in a (heterogeneity, seed).
+    """
+    gold = by_arm(rows, lambda row: Way.of(row).gold_at(TARGET_KL))
+    found: dict[str, dict[str, Interval | None]] = {}
+    for rule in dict.fromkeys(row["rule"] for row in rows if row["rule"] != UNGATED):
+        gaps = {
+            selector: differences(gold[under(selector, rule)], gold[under(selector, UNGATED)])
+            for selector in dict.fromkeys(row["selector"] for row in rows if row["rule"] == rule)
+            if under(selector, UNGATED) in gold
+        }
+        if not gaps:
+            continue
+        cells = sorted({cell for each in gaps.values() for cell in each})
+        there = {cell: [v for each in gaps.values() if (v := each.get(cell)) is not None] for cell in cells}
+        pooled: Scores = {cell: float(np.mean(values)) if values else None for cell, values in there.items()}
+        found[rule] = {"all": interval(pooled), **{selector: interval(each) for selector, each in gaps.items()}}
+    return found
+
+
 def _arm(name: str, rows: Sequence[Row], gold: Scores, steps: Scores, last: int) -> dict[str, Any]:
     """An arm by itself."""
     found = interval(gold)

@@ -102,6 +102,23 @@ def results(rows: Sequence[Row], stage: int = 1, rule: str = "full") -> str:
     return _table(header, lines)
 
 
+def by_rule(rows: Sequence[Row]) -> str:
+    """The gain of every rule over the full fine-tune with the same selector, both without the gate."""
+    found = analysis.over_full_rule(of_stage(rows, 2))
+    if not found:
+        return "No runs."
+    selectors = list(dict.fromkeys(name for gains in found.values() for name in gains))
+    names = {"full": "full, with the gate"}
+    lines = [
+        [
+            names.get(rule, f"`{rule}`"),
+            *(_with(gain.mean, gain[1:], True) if (gain := gains.get(name)) else NONE for name in selectors),
+        ]
+        for rule, gains in found.items()
+    ]
+    return _table(["rule", *("mean of all" if name == "all" else f"`{name}`" for name in selectors)], lines)
+
+
 def by_heterogeneity(rows: Sequence[Row]) -> str:
     """The gain over `random` and `none` at each heterogeneity: when does pooling hurt?"""
     first = of_stage(rows, 1, analysis.UNGATED)
@@ -211,6 +228,7 @@ PARTS: Mapping[str, Callable[[Sequence[Row]], str]] = {
     "ungated": lambda rows: results(rows, 1, analysis.UNGATED),
     "heterogeneity": by_heterogeneity,
     "before_rl": before_rl,
+    "by_rule": by_rule,
     "rules": lambda rows: results(rows, 2),
     "gates": gates,
     "default": default,

@@ -99,6 +99,16 @@ def test_numbers_of_an_arm(monkeypatch):
     assert best["seeds"] == 2 and best["seconds"] == 3.0
 
 
+def test_a_rule_is_held_against_the_full_one_with_the_same_selector(monkeypatch):
+    monkeypatch.setattr(analysis, "TARGET_KL", 2.0)
+    slopes = {"none": 0.0, "random+gate_off": 0.1, "random+lora": 0.3, "best+gate_off": 0.3, "best+lora": 0.2}
+    rows = [row(name, slope=slope, seed=seed) for name, slope in slopes.items() for seed in (0, 1)]
+    found = analysis.over_full_rule([*rows, row("late+lora", slope=0.9)])
+    assert list(found) == ["lora"] and list(found["lora"]) == ["all", "random", "best"]  # `late` has no full rule
+    gains = {name: gain.mean for name, gain in found["lora"].items()}
+    assert gains == {"all": pytest.approx(0.1), "random": pytest.approx(0.4), "best": pytest.approx(-0.2)}
+
+
 def test_an_arm_is_held_against_random_under_its_own_rule(monkeypatch):
     monkeypatch.setattr(analysis, "TARGET_KL", 2.0)
     slopes = {"none": 0.0, "random": 0.1, "random+lora": 0.3, "best": 0.2, "best+lora": 0.2, "best+head": 0.2}
