@@ -37,7 +37,7 @@ def row(arm, heterogeneity=0.0, seed=0, slope=0.1, accepted=None, kl=1.0, **more
             "gold": [slope * step - 1.0 for step in moved],
             "rm_score": [0.0] * STEPS,
         },
-        "start_evaluation": {"gold_reward": -1.0, "offline_accuracy": 0.75},
+        "start_evaluation": {"gold_reward": -1.0, "offline_accuracy": 0.75, "on_policy_accuracy": 0.6},
         "rounds": [
             {
                 "evaluation": {"gold_reward": slope, "on_policy_accuracy": 0.5},
