@@ -57,6 +57,7 @@ def _gain(axis: Axes, rows: Sequence[Row], first: bool) -> None:
             axis.plot(bounds, [place, place], color=colour, linewidth=2)
             axis.plot(value, place, "o", color=colour, markersize=4)
     axis.axvline(0, color="black", linewidth=0.8)
+    axis.locator_params(axis="x", nbins=5)
     axis.set_xlabel("gold at equal KL, minus none")
     axis.set_yticks(range(len(names)), names)
     if not names:
@@ -91,6 +92,7 @@ def _before_rl(axis: Axes, rows: Sequence[Row], first: bool) -> None:
             axis.plot([found.low, found.high], [place, place], color=colour, linewidth=2)
             axis.plot(found.mean, place, "o", color=colour, markersize=4)
     axis.axvline(0, color="black", linewidth=0.8)
+    axis.locator_params(axis="x", nbins=4)
     axis.set_xlabel("on-policy accuracy, refreshed minus first")
     axis.set_yticks(range(len(names)), names)
     if not names:
