@@ -148,14 +148,15 @@ def direct_loss(given: Learning, method: Anchored) -> BatchLoss:
 def _log_probs(given: Learning, batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities (rows,) of whole answers: of the policy, its reference and the SFT policy."""
     sequences = Sequences.of(batch)
-    own = _summed(Head(given.policy), sequences)
+    own = answer_log_probs(Head(given.policy), sequences)
     with torch.no_grad():
-        reference = _summed(Head(*given.reference), sequences)
-        sft = reference if given.reference == given.sft else _summed(Head(*given.sft), sequences)
+        reference = answer_log_probs(Head(*given.reference), sequences)
+        sft = reference if given.reference == given.sft else answer_log_probs(Head(*given.sft), sequences)
     return own, reference, sft
 
 
-def _summed(head: Head, sequences: Sequences) -> Tensor:
+def answer_log_probs(head: Head, sequences: Sequences) -> Tensor:
+    """Log-probabilities (b,) of whole answers."""
     states = head.states(sequences)
     return sequences.spread(token_log_probs(head, states, sequences.targets, 1.0)).sum(-1)
 

@@ -22,10 +22,11 @@ from inverse_alignment.maths.masked import masked_sum
 from inverse_alignment.maths.variational import last_reward, transitions
 from inverse_alignment.models.adapters import adapt_policy
 from inverse_alignment.models.beliefs import AvaObjective, TqrCollator
-from inverse_alignment.models.log_probs import Head, token_log_probs
+from inverse_alignment.models.log_probs import Head
 from inverse_alignment.models.loss_trainer import BatchLoss, fit_loss
 from inverse_alignment.models.tqr import Tqr, TqrForm, new_tqr
 from inverse_alignment.models.trl_training import presented
+from inverse_alignment.optimise.direct import answer_log_probs
 from inverse_alignment.optimise.direct_settings import AvaD, AvaP
 
 if TYPE_CHECKING:
@@ -124,9 +125,7 @@ def ava_loss(given: Believer, objective: AvaObjective) -> BatchLoss:
 def _log_probs(policy: PreTrainedModel, ids: Tensor, counts: Tensor) -> Tensor:
     """Log-probabilities (n,) of the tokens that count, summed over each right-padded row."""
     rows, places = counts[:, 1:].nonzero(as_tuple=True)
-    sequences = Sequences(ids, rows, places, ids[counts], counts)
-    head = Head(policy)
-    return sequences.spread(token_log_probs(head, head.states(sequences), sequences.targets, 1.0)).sum(-1)
+    return answer_log_probs(Head(policy), Sequences(ids, rows, places, ids[counts], counts))
 
 
 def belief_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -14,7 +14,8 @@ from inverse_alignment.optimise.direct_settings import Anchored, AvaD, AvaP, Dir
 
 if TYPE_CHECKING:
     from inverse_alignment.core.records import Comparison, Prompt, Rollout
-    from inverse_alignment.optimise.direct import Row
+    from inverse_alignment.optimise.direct import Learning, Row
+    from inverse_alignment.optimise.direct_ava import Believer
 
 
 class DirectStage(Section):
@@ -31,94 +32,63 @@ def build(inputs: Mapping[str, Path], config: DirectStage, context: StageContext
     That is a reference which is a model of its own and has moved, or what is believed of rewards.
     """
     from inverse_alignment.core.metrics import read_metrics
-    from inverse_alignment.optimise import direct, direct_ava
-
-    method = config.method
-    (context.out / "state").mkdir()
-    if isinstance(method, AvaD):
-        trained, measured = _believe(inputs, method, config, context), direct_ava.MEASURED
-    else:
-        trained, measured = _compare(inputs, method, config, context), direct.MEASURED
-    last = read_metrics(context.partial / "metrics.jsonl")[-1]
-    return {**trained, **{name: last[name] for name in measured if name in last}}
-
-
-def _compare(
-    inputs: Mapping[str, Path], method: Anchored, config: DirectStage, context: StageContext
-) -> dict[str, float]:
-    """Policy against reference."""
-    from inverse_alignment.models.loading import load_policy, pick_device, place
+    from inverse_alignment.models.loading import load_policy, pick_device, place, save_model
     from inverse_alignment.models.trl_training import scheduled
-    from inverse_alignment.optimise.direct import REFERENCE_FILE, encoded, fit, learning
-    from inverse_alignment.optimise.reference import load_parameters, save_parameters
+    from inverse_alignment.optimise import direct, direct_ava
+    from inverse_alignment.optimise.reference import save_parameters
     from inverse_alignment.text.tokenizers import load_tokenizer
 
-    device, tokenizer = pick_device(context.runtime.device), load_tokenizer(inputs["policy"]).tokenizer
-    rows = encoded(tokenizer, rows_of(method, inputs, config, context), config.context)
+    method, device = config.method, pick_device(context.runtime.device)
+    tokenizer = load_tokenizer(inputs["policy"]).tokenizer
+    rows = direct.encoded(tokenizer, rows_of(method, inputs, config, context), config.context)
     policy, sft = place(load_policy(inputs["policy"]), device), place(load_policy(inputs["reference"]), device)
-    begins = sft if isinstance(method.reference, FixedAnchor) else place(load_policy(inputs["policy"]), device)
+    (context.out / "state").mkdir()
+    arguments = scheduled(method, device, context)
+    kept = context.partial, context.report, context.runtime.checkpoint_seconds
+    if isinstance(method, AvaD):
+        believer = _believer(policy, sft, method, inputs, context)
+        trained, measured = direct_ava.fit(believer, tokenizer, rows, arguments, method, *kept), direct_ava.MEASURED
+        direct_ava.save_heads(believer.model.cpu(), context.out / "state" / direct_ava.HEADS_FILE)
+    else:
+        given = _learning(policy, sft, method, inputs, context)
+        trained, measured = direct.fit(given, tokenizer, rows, arguments, method, *kept), direct.MEASURED
+        if given.moves_alone:
+            save_parameters(given.reference.model, context.out / "state" / direct.REFERENCE_FILE)
+    policy = direct.plain(policy, method, lambda: load_policy(inputs["policy"]))
+    save_model(place(policy, "cpu"), tokenizer, context.out / "policy")
+    last = read_metrics(context.partial / "metrics.jsonl")[-1]
+    sizes = {"rows": len(rows), "tokens": shown_tokens(rows, method.epochs)}
+    return {**trained, **sizes, **{name: last[name] for name in measured if name in last}}
+
+
+def _learning(policy: Any, sft: Any, method: Anchored, inputs: Mapping[str, Path], context: StageContext) -> Learning:
+    """Policy against reference, which goes on from where an earlier round left it if it is a model of its own."""
+    from inverse_alignment.models.loading import load_policy, place
+    from inverse_alignment.optimise.direct import REFERENCE_FILE, learning
+    from inverse_alignment.optimise.reference import load_parameters
+
+    fixed = isinstance(method.reference, FixedAnchor)
+    begins = sft if fixed else place(load_policy(inputs["policy"]), policy.device)
     given = learning(policy, sft, begins, method, context.seed)
     if given.moves_alone and "state" in inputs:
         load_parameters(given.reference.model, inputs["state"] / REFERENCE_FILE)
-    trained = fit(
-        given,
-        tokenizer,
-        rows,
-        scheduled(method, device, context),
-        method,
-        context.partial,
-        context.report,
-        context.runtime.checkpoint_seconds,
-    )
-    if given.moves_alone:
-        save_parameters(given.reference.model, context.out / "state" / REFERENCE_FILE)
-    _write(given.policy, tokenizer, method, inputs, context)
-    return {**trained, "rows": len(rows), "tokens": shown_tokens(rows, method.epochs)}
+    return given
 
 
-def _believe(inputs: Mapping[str, Path], method: AvaD, config: DirectStage, context: StageContext) -> dict[str, float]:
-    """A reward that explains the policy, and the policy that it explains."""
-    from inverse_alignment.models.loading import load_policy, pick_device, place
-    from inverse_alignment.models.trl_training import scheduled
-    from inverse_alignment.optimise.direct import encoded
-    from inverse_alignment.optimise.direct_ava import HEADS_FILE, believing, fit, load_heads, save_heads
-    from inverse_alignment.text.tokenizers import load_tokenizer
+def _believer(policy: Any, sft: Any, method: AvaD, inputs: Mapping[str, Path], context: StageContext) -> Believer:
+    """A policy and the reward that explains it, which goes on from what an earlier round believed."""
+    from inverse_alignment.optimise.direct_ava import HEADS_FILE, believing, load_heads
 
-    device, tokenizer = pick_device(context.runtime.device), load_tokenizer(inputs["policy"]).tokenizer
-    rows = encoded(tokenizer, rows_of(method, inputs, config, context), config.context)
-    policy, sft = place(load_policy(inputs["policy"]), device), place(load_policy(inputs["reference"]), device)
     given = believing(policy, sft, method, context.seed)
-    given.model.to(device)
+    given.model.to(policy.device)
     if "state" in inputs:
         load_heads(given.model, inputs["state"] / HEADS_FILE)
-    trained = fit(
-        given,
-        tokenizer,
-        rows,
-        scheduled(method, device, context),
-        method,
-        context.partial,
-        context.report,
-        context.runtime.checkpoint_seconds,
-    )
-    save_heads(given.model.cpu(), context.out / "state" / HEADS_FILE)
-    _write(given.policy, tokenizer, method, inputs, context)
-    return {**trained, "rows": len(rows), "tokens": shown_tokens(rows, method.epochs)}
+    return given
 
 
 def shown_tokens(rows: Sequence[Mapping[str, Any]], epochs: float) -> int:
     """Tokens of answers in all passes, a part of a pass in proportion; rows are from `optimise.direct.encoded`."""
     return round(epochs * sum(len(answer) for row in rows for answer in row["answers"]))
-
-
-def _write(
-    policy: Any, tokenizer: Any, method: Anchored | AvaD, inputs: Mapping[str, Path], context: StageContext
-) -> None:
-    from inverse_alignment.models.loading import load_policy, place, save_model
-    from inverse_alignment.optimise.direct import plain
-
-    found = plain(policy, method, lambda: load_policy(inputs["policy"]))
-    save_model(place(found, "cpu"), tokenizer, context.out / "policy")
 
 
 def rows_of(method: Direct, inputs: Mapping[str, Path], config: DirectStage, context: StageContext) -> list[Row]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from inverse_alignment.core.errors import UserError
-from inverse_alignment.core.metrics import FileReport, read_metrics
+from inverse_alignment.core.metrics import read_metrics
 from inverse_alignment.models.beliefs import TqrCollator
 from inverse_alignment.models.trl_training import arguments
 from inverse_alignment.optimise.direct import Row, encoded, plain
@@ -27,23 +27,12 @@ from inverse_alignment.optimise.direct_ava import (
 )
 from inverse_alignment.optimise.direct_settings import AvaD, AvaP
 from inverse_alignment.optimise.settings import Lora
+from tests.unit.killed import Killed, MortalReport
 from tests.unit.models import tiny
 
 GOOD, BAD = ["the cat", "a cat sat", "cat on the mat", "the cat."], ["a dog", "the dog sat", "dog on the mat", "a dog."]
 PAIRS = [Row(tiny.pair(f"q{i}", "a", "b").prompt, (GOOD[i % 4], BAD[(i // 4) % 4])) for i in range(32)]
 BASE: dict[str, Any] = {"batch_size": 4, "learning_rate": 1e-2, "warmup_share": 0.0}
-
-
-class Killed(BaseException):
-    """Stands in for a kill: nothing of ours catches it."""
-
-
-class Report(FileReport):
-    die_at = -1
-
-    def progress(self, done: int, total: int, unit: str) -> None:
-        if done == self.die_at:
-            raise Killed
 
 
 def begun(method: AvaD) -> Believer:
@@ -58,7 +47,7 @@ def trained(
     partial: Path, method: AvaD, die_at: int = -1, checkpoint_seconds: float = 3600.0, given: Believer | None = None
 ) -> Believer:
     partial.mkdir(exist_ok=True)
-    given, report = given or begun(method), Report(partial / "metrics.jsonl")
+    given, report = given or begun(method), MortalReport(partial / "metrics.jsonl")
     report.die_at = die_at
     chosen = arguments(
         partial=partial,
@@ -139,7 +128,7 @@ def test_pairs_move_the_policy_towards_chosen_answers_and_flipped_ones_away(tmp_
     chosen = arguments(
         partial=tmp_path, device="cpu", seed=0, epochs=1, learning_rate=1e-2, batch_size=4, warmup_share=0.0
     )
-    report = Report(tmp_path / "metrics.jsonl")
+    report = MortalReport(tmp_path / "metrics.jsonl")
     fit(given, tiny.tokenizer(), encoded(tiny.tokenizer(), rows, 48), chosen, method, tmp_path, report, 3600.0)
     good, bad = moved(given).mean(-1)
     assert good < bad - 1.0

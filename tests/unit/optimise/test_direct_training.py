@@ -12,7 +12,6 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from inverse_alignment.core.metrics import FileReport
 from inverse_alignment.models import loss_trainer
 from inverse_alignment.models.adapters import POLICY, REFERENCE, adapter_weights
 from inverse_alignment.models.trl_training import arguments, configure
@@ -33,24 +32,13 @@ from inverse_alignment.optimise.direct_settings import (
     TrKto,
 )
 from inverse_alignment.optimise.settings import Lora
+from tests.unit.killed import Killed, MortalReport
 from tests.unit.models import tiny
 
 GOOD, BAD = ["the cat", "a cat sat", "cat on the mat", "the cat."], ["a dog", "the dog sat", "dog on the mat", "a dog."]
 PAIRS = [tiny.pair(f"q{i}", GOOD[i % 4], BAD[(i // 4) % 4], i) for i in range(32)]
 BASE = {"batch_size": 4, "learning_rate": 1e-2, "warmup_share": 0.0}
 LORA = Lora(rank=2, alpha=4.0)
-
-
-class Killed(BaseException):
-    """Stands in for a kill: nothing of ours catches it."""
-
-
-class Report(FileReport):
-    die_at = -1
-
-    def progress(self, done: int, total: int, unit: str) -> None:
-        if done == self.die_at:
-            raise Killed
 
 
 def rows_of(method: Direct) -> list[Row]:
@@ -77,7 +65,7 @@ def trained(
     rows: Sequence[Row] = (),
 ) -> Learning:
     partial.mkdir(exist_ok=True)
-    given, report = begun(method), Report(partial / "metrics.jsonl")
+    given, report = begun(method), MortalReport(partial / "metrics.jsonl")
     report.die_at = die_at
     chosen = arguments(
         partial=partial,
@@ -98,7 +86,9 @@ def gaps(given: Learning) -> torch.Tensor:
     rows = encoded(tiny.tokenizer(), rows_of(Dpo()), 48)
     sequences = direct.Sequences.of(direct.TokenBatch(*list(RowCollator(0)(rows).values())[:4]))
     with torch.no_grad():
-        mine, sft = (direct._summed(head, sequences) for head in (direct.Head(given.policy), direct.Head(*given.sft)))
+        mine, sft = (
+            direct.answer_log_probs(head, sequences) for head in (direct.Head(given.policy), direct.Head(*given.sft))
+        )
     good, bad = (mine - sft).chunk(2)
     return good - bad
 
@@ -173,7 +163,7 @@ def _loss(method: Direct, policy: Any, sft: Any, rows: list[dict[str, Any]]) -> 
     batch = RowCollator(0)(rows)
     sequences = direct.Sequences.of(direct.TokenBatch(*list(batch.values())[:4]))
     with torch.no_grad():
-        mine, reference = (direct._summed(direct.Head(model), sequences) for model in (policy, sft))
+        mine, reference = (direct.answer_log_probs(direct.Head(model), sequences) for model in (policy, sft))
         loss, seen = direct.loss_of(method, Answers(mine, reference, reference, len(rows[0]["answers"])), batch)
     return float(loss), {name: float(value) for name, value in seen.items()}
 
@@ -298,7 +288,7 @@ def test_a_killed_fit_ends_with_the_same_bytes(tmp_path: Path, reference: Any, l
 def test_a_policy_with_adapters_ends_as_a_plain_one(tmp_path: Path) -> None:
     method = TrDpo(**BASE, lora=LORA)
     given = trained(tmp_path, method)
-    plain = direct.plain(given, method, lambda: tiny.policy(scale=2.0))
+    plain = direct.plain(given.policy, method, lambda: tiny.policy(scale=2.0))
     ids = torch.tensor([[5, 9, 20, 33]])
     with torch.no_grad():
         torch.testing.assert_close(plain(ids).logits, given.policy(ids).logits, rtol=1e-5, atol=1e-5)
