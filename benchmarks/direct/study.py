@@ -26,7 +26,7 @@ from tasks.run_stage import Execute, driving
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 Row = dict[str, Any]
-TUNING_SEED, RATES = 100, (5e-4, 1.7e-4, 5e-5)
+TUNING_SEED, RATES = 100, (1.5e-3, 5e-4, 1.7e-4, 5e-5)
 
 
 def plan() -> dict[str, Any]:

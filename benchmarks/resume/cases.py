@@ -9,6 +9,7 @@ from benchmarks.resume.points import CHECKPOINT, REPORT, Call, Damage, HalfRemov
 from benchmarks.resume.project import OFTEN
 
 PPO = "inverse_alignment.optimise.ppo"
+DIRECT = "inverse_alignment.optimise.direct"
 ADAMW = "torch.optim:AdamW.step"
 RENAME = "pathlib:Path.rename"
 NEVER = 3600.0
@@ -157,6 +158,27 @@ TRAINED = (
     ),
 )
 
+DIRECTLY = (
+    *_trained("direct with a hard reference", "direct-hard-s0-r1-direct"),
+    *_trained("direct with a soft reference", "direct-soft-s0-r1-direct")[:3],
+    *_trained("direct with adapters for a reference", "direct-lora-s0-r1-direct")[:3],
+    *_trained("direct with beliefs", "direct-ava-s0-r1-direct")[:3],
+    Case(
+        "direct: right after a hard reference update",
+        "direct-hard-s0-r1-direct",
+        (Call(f"{DIRECT}:follow", 2, when="after"),),
+        10,
+    ),
+    Case(
+        "direct: reference half written",
+        "direct-hard-s0-r1-direct",
+        (Torn(f"{DIRECT}:save_parameters", "checkpoint-20/reference"),),
+        10,
+    ),
+    Case("direct: second round with a hard reference", "direct-hard-s0-r2-direct", (_done(15),), 10),
+    Case("direct: second round with beliefs", "direct-ava-s0-r2-direct", (_done(15),), 10),
+)
+
 TEMPORARY = r"\.checkpoint-3\.tmp"
 WRITES = (
     _ppo("policy half written", Torn("safetensors.torch:serialize_file", f"{TEMPORARY}/policy/"), 2),
@@ -221,6 +243,7 @@ DAMAGED = (
         damage=Damage("cut", "policy/model.safetensors", SIZE),
         damage_before=Damage("flipped", "state/value.safetensors", OTHER),
     ),
+    _damaged("reference of direct swapped", Damage("swapped", "reference.safetensors", OTHER), "direct-hard-s0-r1-direct"),
     *(
         case
         for name, node in (("SFT", "sft-s0"), ("the reward model", "reward-s0"), ("the refresh", "main-s0-r1-refresh"))
@@ -255,6 +278,13 @@ CONTROLS = (
         defect=(Skipped(f"{PPO}:load_parameters"),),
     ),
     Case(
+        "control: a moved reference of a direct method is not restored",
+        "direct-hard-s0-r1-direct",
+        (_done(15),),
+        10,
+        defect=(Skipped(f"{DIRECT}:load_parameters"),),
+    ),
+    Case(
         "control: hashes are not looked at",
         "main-s0-r1-ppo",
         (_saved(3),),
@@ -264,4 +294,4 @@ CONTROLS = (
     ),
 )
 
-CASES = (*INSIDE, *REFERENCES, *ROUNDS, *TRAINED, *WRITES, *PUBLICATION, *DAMAGED)
+CASES = (*INSIDE, *REFERENCES, *ROUNDS, *TRAINED, *DIRECTLY, *WRITES, *PUBLICATION, *DAMAGED)

@@ -10,6 +10,8 @@ with warnings.catch_warnings():
     for name in (
         "optimise.ppo",
         "optimise.supervised",
+        "optimise.direct",
+        "optimise.direct_ava",
         "reward.bradley_terry",
         "reward.refresh",
         "models.reward_scores",

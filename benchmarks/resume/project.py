@@ -64,6 +64,25 @@ ARMS: dict[str, dict[str, Any]] = {
         "selection": {"type": "none"},
         "ppo": {"critic": {"type": "shared"}, "kl": {"type": "adaptive", "target": 0.5, "horizon": 50}},
     },
+    "direct-hard": {
+        "selection": {"type": "none"},
+        "optimise": {"type": "tr_dpo", "epochs": 2, "batch_size": 5, "reference": {"type": "hard", "every": 8}},
+    },
+    "direct-soft": {
+        "selection": {"type": "none"},
+        "optimise": {"type": "tr_kto", "epochs": 2, "batch_size": 10, "reference": {"type": "soft", "alpha": 0.2}},
+    },
+    "direct-lora": {
+        "selection": {"type": "none"},
+        "optimise": {
+            "type": "tr_ipo",
+            "epochs": 2,
+            "batch_size": 5,
+            "lora": {"rank": 2, "alpha": 4.0},
+            "reference": {"type": "soft", "alpha": 0.2},
+        },
+    },
+    "direct-ava": {"selection": {"type": "none"}, "optimise": {"type": "ava_p", "epochs": 2, "batch_size": 5}},
 }
 SMALL: dict[str, Any] = {  # differences from params.yaml
     "data": {"aggregate": {"shares": {"train": 0.55, "validation": 0.15, "gate": 0.15, "test": 0.15}}},
