@@ -243,7 +243,9 @@ DAMAGED = (
         damage=Damage("cut", "policy/model.safetensors", SIZE),
         damage_before=Damage("flipped", "state/value.safetensors", OTHER),
     ),
-    _damaged("reference of direct swapped", Damage("swapped", "reference.safetensors", OTHER), "direct-hard-s0-r1-direct"),
+    _damaged(
+        "reference of direct swapped", Damage("swapped", "reference.safetensors", OTHER), "direct-hard-s0-r1-direct"
+    ),
     *(
         case
         for name, node in (("SFT", "sft-s0"), ("the reward model", "reward-s0"), ("the refresh", "main-s0-r1-refresh"))

@@ -64,11 +64,23 @@ def pictures(prefect: str, mlflow: str) -> list[Picture]:
     return [
         Picture("report", (ROOT / REPORT / "report.html").as_uri()),
         Picture("prefect-runs", f"{prefect}/runs"),
-        Picture("prefect-picture", f"{prefect}/artifacts/key/inverse-alignment-rewards-by-kl"),
+        Picture(
+            "prefect-picture", f"{prefect}/artifacts/artifact/{_artifact(prefect, 'inverse-alignment-rewards-by-kl')}"
+        ),
         Picture("prefect-deployments", f"{prefect}/deployments"),
         Picture("mlflow-runs", runs),
         Picture("mlflow-arms", arms, charts="evaluate/(gold|rm_score|kl)"),
     ]
+
+
+def _artifact(prefect: str, key: str) -> str:
+    """The newest of a key. The address of the key itself answers with the id of all of them."""
+    asked = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC", "limit": 1}
+    request = urllib.request.Request(  # noqa: S310 (a server of ours)
+        f"{prefect}/api/artifacts/filter", json.dumps(asked).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+        return str(json.load(answer)[0]["id"])
 
 
 def _experiment(mlflow: str) -> str:

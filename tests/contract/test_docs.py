@@ -142,7 +142,9 @@ def test_the_names_of_comparison_and_summary_are_defined(tmp_path: Path) -> None
     arms = [part for arm in summary["arms"].values() for part in (arm, arm["cost"])]
     rounds = [round_ for arm in summary["arms"].values() for round_ in arm["rounds"]]
     seeds = [seed for round_ in rounds for seed in round_["per_seed"]]
-    assert {name for part in (summary, *arms, *rounds, *seeds) for name in part} == defined()["summary.json"]
+    assert {name for part in (summary, *summary["gains"], *arms, *rounds, *seeds) for name in part} == defined()[
+        "summary.json"
+    ]
 
 
 def test_a_metric_without_a_definition_is_noticed(emitted: dict[str, set[str]]) -> None:

@@ -210,6 +210,18 @@ def accepted_of(comparison: Comparison, arm: str) -> tuple[int, int]:
     return sum(gate.accepted for gate in gates), len(gates)
 
 
+def grouped(texts: Mapping[str, str]) -> str:
+    """What is said of each arm, once for arms of which the same is said: `“a” and “b” X; “c” Y`."""
+    arms: dict[str, list[str]] = {}
+    for arm, text in texts.items():
+        arms.setdefault(text, []).append(f"“{arm}”")
+    return "; ".join(f"{_listed(names)} {text}" for text, names in arms.items())
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def seeds_label(n: int) -> str:
     """`1 seed`, `3 seeds`."""
     return f"{n} seed{'' if n == 1 else 's'}"

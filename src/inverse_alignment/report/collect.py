@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from inverse_alignment.core.artifact import METRICS, RECORD
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.report.comparison import (
     Alarms,
+    Answer,
     Comparison,
     CurvePoint,
     Evaluation,
@@ -30,6 +32,8 @@ from inverse_alignment.report.comparison import (
 SHOWN_PROMPTS = 8
 STRATA = "strata.json"  # of a reward model that measured how strong its pairs are
 WEIGHTS = ("model", "policy")  # parts whose digest names what was trained: a kept reward model keeps its digest
+ANSWERS = "answers.jsonl"
+KEY_LENGTH, WORTH_DIGITS = 16, 6
 REBUILD = "delete this artifact's folder and run again: it is built anew"
 
 M = TypeVar("M", bound=BaseModel)
@@ -74,6 +78,7 @@ def _start(inputs: Mapping[str, Path], seed: int) -> Start:
         seed=seed,
         evaluation=_one(folder / "evaluation.json", Evaluation),
         samples=_samples(folder),
+        worth=_worth(folder / ANSWERS),
         strata=_strata(_folder(inputs, f"reward.s{seed}") / STRATA),
     )
 
@@ -85,7 +90,21 @@ def _strata(path: Path) -> tuple[Stratum, ...]:
 
 def _run(inputs: Mapping[str, Path], arm: str, seed: int, rounds: int) -> Run:
     done = tuple(_round(inputs, f"{arm}.s{seed}", number) for number in range(1, rounds + 1))
-    return Run(arm=arm, seed=seed, rounds=done)
+    last = _folder(inputs, f"evaluate.{arm}.s{seed}.r{rounds}")
+    return Run(arm=arm, seed=seed, rounds=done, worth=_worth(last / ANSWERS))
+
+
+def _worth(path: Path) -> dict[str, float]:
+    """Mean over a prompt's answers of gold, else of the audit score; nothing where neither is known."""
+    if not path.is_file():
+        return {}
+    answers: dict[str, list[float]] = {}
+    for answer in _many(path, Answer):
+        value = answer.audit_score if answer.gold is None else answer.gold
+        if value is None:
+            return {}
+        answers.setdefault(answer.prompt_key[:KEY_LENGTH], []).append(value)
+    return {key: round(math.fsum(values) / len(values), WORTH_DIGITS) for key, values in answers.items()}
 
 
 def _direct_round(inputs: Mapping[str, Path], run: str, number: int) -> Round:

@@ -84,6 +84,14 @@ class Sample(Reading):
     audit_score: float | None = None
 
 
+class Answer(Reading):
+    """One of all answers that were scored, as far as it says what a prompt's answers are worth."""
+
+    prompt_key: str
+    gold: float | None = None
+    audit_score: float | None = None
+
+
 class CurvePoint(Reading):
     """Answers of the policy on the way through PPO. `step` counts over the rounds, from 1."""
 
@@ -176,6 +184,7 @@ class Start(Part):
     seed: int
     evaluation: Evaluation
     samples: tuple[Sample, ...]
+    worth: dict[str, float] = Field({}, description="of each held-out prompt the mean gold, else audit score")
     strata: tuple[Stratum, ...] = Field((), description="of the train pairs, where their strength was measured")
 
 
@@ -198,6 +207,7 @@ class Run(Part):
     arm: str
     seed: int
     rounds: tuple[Round, ...]
+    worth: dict[str, float] = Field({}, description="of the last round, as `Start.worth`")
 
     @property
     def final(self) -> Evaluation:

@@ -10,8 +10,8 @@ import numpy as np
 from inverse_alignment.maths.bootstrap import Interval
 from inverse_alignment.maths.overoptimisation import Fit, fit_curve, obstacle, policy_peak, policy_terms
 from inverse_alignment.maths.ranks import rank_correlation, rank_correlation_interval
-from inverse_alignment.report import analysis
-from inverse_alignment.report.analysis import mean_of, number, percent
+from inverse_alignment.report import analysis, certainty
+from inverse_alignment.report.analysis import grouped, mean_of, number, percent
 from inverse_alignment.report.comparison import Comparison, Evaluation, Round, Run
 
 LEAST_RUNS, LEAST_CHECKPOINTS = 5, 5
@@ -266,7 +266,7 @@ def four_answers(comparison: Comparison) -> list[tuple[str, str]]:
     """The questions a reader comes with, each answered in a sentence or two."""
     return [
         ("Is the policy better?", _better(comparison)),
-        ("How sure is that?", _sure(comparison)),
+        ("How sure is that?", certainty.sentence(comparison)),
         ("Is it over-optimised?", _overoptimised(comparison)),
         ("What did the refresh do?", _refreshed(comparison)),
     ]
@@ -276,23 +276,16 @@ def _better(comparison: Comparison) -> str:
     if analysis.yardstick(comparison) is None:
         return "Nobody can say: nothing is known of it but the score that PPO raised."
     by = "gold reward" if comparison.has_gold else "the audit model, which is not gold"
-    said = []
+    said = {}
     for arm in comparison.arms:
         wins = mean_of(run.final.win_rate for run in comparison.of_arm(arm))
         like = mean_of(run.final.like_length_win_rate for run in comparison.of_arm(arm))
         if wins:
             at_like = f", {percent(like.mean)} at like length" if like else ""
-            said.append(f"“{arm}” {percent(wins.mean)}{at_like}")
+            said[arm] = f"{percent(wins.mean)}{at_like}"
     if not said:
         return "Not measured: these evaluations know no win rate against the SFT policy."
-    return f"Answers that beat the SFT policy's, by {by}: {'; '.join(said)}. Half is no better."
-
-
-def _sure(comparison: Comparison) -> str:
-    n = len(comparison.seeds)
-    if n == 1:
-        return "Not across runs: one seed. Intervals here are over prompts of that one run."
-    return f"{n} seeds: differences between arms are paired by seed and shown with their spread."
+    return f"Answers that beat the SFT policy's, by {by}: {grouped(said)}. Half is no better."
 
 
 def _overoptimised(comparison: Comparison) -> str:
@@ -321,7 +314,7 @@ def _refreshed(comparison: Comparison) -> str:
     refreshing = [arm for arm in comparison.arms if comparison.refreshes(arm)]
     if not refreshing:
         return "Nothing was refreshed."
-    said = []
+    said = {}
     for arm in refreshing:
         accepted, there = analysis.accepted_of(comparison, arm)
         rounds = [round_.evaluation for run in comparison.of_arm(arm) for round_ in run.rounds]
@@ -330,5 +323,5 @@ def _refreshed(comparison: Comparison) -> str:
         moved = (
             f", right on the policy's answers {number(before.mean)} → {number(after.mean)}" if before and after else ""
         )
-        said.append(f"“{arm}” accepted {accepted} of {there}{moved}")
-    return f"{'; '.join(said)}."
+        said[arm] = f"accepted {accepted} of {there}{moved}"
+    return f"{grouped(said)}."

@@ -10,7 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from inverse_alignment.report import analysis, costs, figures, mismatch
+from inverse_alignment.report import analysis, certainty, costs, figures, mismatch
 from inverse_alignment.report.analysis import finals, mean_of, number, percent, with_sd
 from inverse_alignment.report.comparison import Comparison, Evaluation, Gate, Node, Sample, Stratum
 from inverse_alignment.report.headline import headline
@@ -53,6 +53,9 @@ def render(comparison: Comparison, taken: Mapping[tuple[str, int], costs.Spent] 
         rewards_lead=_rewards_lead(comparison),
         overoptimised=_overoptimised(comparison),
         four_answers=mismatch.four_answers(comparison),
+        gains=[(comparison.arms.index(one.arm), one, certainty.cells(one)) for one in certainty.gains(comparison)],
+        gain_columns=certainty.COLUMNS,
+        gain_caption=certainty.caption(comparison),
         curves=mismatch.curves(comparison),
         alarms=mismatch.alarms(comparison),
         cost_columns=mismatch.cost_columns(comparison),

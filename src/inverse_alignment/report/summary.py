@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from inverse_alignment.report.card import PAGE as CARD
+from inverse_alignment.report.certainty import Gain, gains
 from inverse_alignment.report.comparison import FILE, PAGE, Comparison, Evaluation, Round, Run, load
 from inverse_alignment.report.costs import Spent, cost_of, equal_kl, gold_at, spent
 
@@ -50,7 +51,22 @@ def summarise(
         "config_digest": config_digest,
         "wall_seconds": float(wall_seconds),
         "equal_kl": equal_kl(comparison),
+        "gains": [_gain(gain) for gain in gains(comparison)],
         "arms": {arm: _arm(comparison, comparison.of_arm(arm), taken) for arm in comparison.arms},
+    }
+
+
+def _gain(one: Gain) -> dict[str, Any]:
+    chance = one.improvement
+    return {
+        "arm": one.arm,
+        "against": one.against,
+        "gain": one.gain.mean,
+        "gain_ci95": [one.gain.low, one.gain.high],
+        "units": one.units,
+        "higher": one.higher,
+        "improvement": chance.mean if chance else None,
+        "improvement_ci95": [chance.low, chance.high] if chance else None,
     }
 
 

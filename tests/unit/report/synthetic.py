@@ -45,7 +45,11 @@ def make(
         writer.artifact(
             f"start.s{seed}",
             "evaluation",
-            {"evaluation.json": start, "samples.jsonl": writer.samples(draw, "SFT", 0)},
+            {
+                "evaluation.json": start,
+                "samples.jsonl": writer.samples(draw, "SFT", 0),
+                "answers.jsonl": _answers(draw, start),
+            },
         )
         for arm in arms:
             for number in range(1, rounds + 1):
@@ -128,6 +132,7 @@ class _Writer:
         files = {
             "evaluation.json": evaluation,
             "samples.jsonl": self.samples(draw, arm, number),
+            "answers.jsonl": _answers(draw, evaluation),
             "curve.jsonl": curve,
         }
         self.artifact(f"evaluate.{name}", "evaluation", files)
@@ -194,6 +199,22 @@ class _Writer:
             }
             for prompt, text in zip(PROMPTS, texts, strict=True)
         ]
+
+
+def _answers(draw: random.Random, evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Two answers to each of 24 prompts, scattered around what the policy is worth."""
+    means = {name: evaluation[field] for name, field in (("gold", "gold_reward"), ("audit_score", "audit_score"))}
+    return [
+        {
+            "prompt_key": _hex(f"prompt {prompt}"),
+            "response": "Oil the chain.",
+            "tokens": 12,
+            "rm_score": 0.3,
+            **{name: None if mean is None else mean + draw.gauss(0, 0.4) for name, mean in means.items()},
+        }
+        for prompt in range(24)
+        for _ in range(2)
+    ]
 
 
 def _hex(text: str) -> str:

@@ -121,7 +121,7 @@ def test_summary_has_exactly_the_published_schema(comparison, tmp_path):
     assert "<h1>" in page and "What it cost" in page and "What it cost" not in render(comparison)
     assert (tmp_path / "a" / "report" / CARD).read_text() == "card"
     summary = json.loads((tmp_path / "a" / "report" / "summary.json").read_text())
-    assert list(summary) == ["schema", "config_digest", "wall_seconds", "equal_kl", "arms"]
+    assert list(summary) == ["schema", "config_digest", "wall_seconds", "equal_kl", "gains", "arms"]
     assert summary["schema"] == 1 and summary["wall_seconds"] == 12.0 and summary["config_digest"] == "d" * 64
     assert list(summary["arms"]) == list(comparison.arms)
     seeds = len(comparison.seeds)
