@@ -52,15 +52,16 @@ def baselines(comparison: Comparison) -> tuple[str, ...]:
 
 
 def gains(comparison: Comparison) -> list[Gain]:
-    """Every arm against every baseline; none where there is neither gold nor an audit model.
+    """Every arm against every baseline, two baselines once; none where there is neither gold nor an audit model.
 
     One seed has none either where its evaluations do not tell what each prompt's answers are worth.
     """
+    known = baselines(comparison)
     found = [
         gain_of(comparison, arm, against)
-        for against in baselines(comparison)
+        for place, against in enumerate(known)
         for arm in comparison.arms
-        if arm != against
+        if arm not in known[: place + 1]
     ]
     return [gain for gain in found if gain is not None]
 

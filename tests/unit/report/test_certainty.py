@@ -77,7 +77,6 @@ def test_what_arms_are_held_against(five):
         *((arm, SFT) for arm in ARMS),
         ("random", "none"),
         ("similarity", "none"),
-        ("none", "random"),
         ("similarity", "random"),
     ]
 

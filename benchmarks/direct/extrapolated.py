@@ -1,0 +1,158 @@
+"""`python -m benchmarks.direct.extrapolated --json out.json`: does going beyond a method's first round gain gold?
+
+ExPO (arXiv 2404.16792): `θ_1 + α (θ_1 - θ_0)` with the SFT policy as θ_0 and what one round of DPO, IPO or KTO made of
+it as θ_1. α is chosen on validation prompts by a reward model of pairs that nothing else was trained on; the chosen one
+is asked again on test prompts, where its gold stands beside that of θ_1 and of further rounds that went equally far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.direct import study
+from benchmarks.direct.__main__ import SEEDS, cell, interval
+from flows.direct import arm as one_arm
+from flows.inverse_alignment import shared_data, shared_start
+from inverse_alignment.core.records import Prompt
+from inverse_alignment.core.store import open_store
+from inverse_alignment.data.aggregate import read_prompts
+from inverse_alignment.evaluation.extrapolation import best, try_alphas
+from inverse_alignment.generation.answers import Sampling, choose_prompts
+from inverse_alignment.generation.rollouts import ask
+from inverse_alignment.models.reward_scores import load_calibrated
+from inverse_alignment.world.gold import gold_reward
+from inverse_alignment.world.text import WorldConfig, write_dataset
+from tasks.run_stage import Execute, driving
+
+ROWS = study.ROOT / "docs" / "results" / "direct" / "extrapolated.jsonl"
+METHODS = ("dpo", "ipo", "kto")
+ALPHAS = (-0.5, 0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+VALIDATION_SAMPLES = 32
+"""Answers to each of the few validation prompts."""
+SHARES = {"train": 0.55, "validation": 0.05, "gate": 0.0, "test": 0.2, "audit": 0.2}
+"""The study's own, with the pairs of the gate, of which a direct method has none, for the reward model that chooses."""
+
+
+def main() -> int:
+    """Parse the command line, run what is missing, print and write."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.direct.extrapolated",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", type=Path, required=True, help="file to write the result to")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds from 0 on ({SEEDS})")
+    parser.add_argument("--folder", type=Path, default=study.ROOT / "artifacts" / "extrapolated", help="scratch")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="results file; a seed that it has is not run again")
+    arguments = parser.parse_args()
+    known = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if arguments.rows.exists() else []
+    rows = {row["seed"]: row for row in known}
+    for seed in range(arguments.seeds):
+        if seed not in rows:
+            print(f"seed {seed}", file=sys.stderr)
+            rows[seed] = {"seed": seed, "found": run(seed, arguments.folder / f"s{seed}")}
+            arguments.rows.parent.mkdir(parents=True, exist_ok=True)
+            with arguments.rows.open("a") as file:
+                file.write(json.dumps(rows[seed], sort_keys=True) + "\n")
+    wanted = [rows[seed]["found"] for seed in range(arguments.seeds)]
+    result = {name: described([row[name] for row in wanted]) for name in METHODS}
+    arguments.json.write_text(json.dumps(result, indent=1))
+    print(table(result))
+    return 0
+
+
+def run(seed: int, folder: Path) -> dict[str, Any]:
+    """Of each method what every α is worth on validation prompts, and the chosen one on test prompts."""
+    torch.set_num_threads(1)
+    config = study.config_of(seed, METHODS, folder)
+    aggregate = config.data.aggregate
+    shares = aggregate.model_copy(update={"shares": aggregate.shares.model_copy(update=SHARES)})
+    config = config.model_copy(update={"data": config.data.model_copy(update={"aggregate": shares})})
+    if not (folder / "data").exists():
+        write_dataset(folder / "data", WorldConfig(seed=seed, **study.plan()["world"]))
+    evaluation, models = config.evaluation, config.models
+    sampling = Sampling(
+        evaluation.max_new_tokens, evaluation.temperature, models.policy.context, config.runtime.generation_rows
+    )
+    found = {}
+    with driving(Execute(open_store(config.store), config.runtime)):
+        start = shared_start(config, seed, shared_data(config))
+        assert start.audit is not None
+        judge = Path(start.audit.part("model").uri)
+        score = load_calibrated(judge, torch.device("cpu"), models.reward.context, config.runtime.scoring_rows)
+        sft, preferences = Path(start.sft.part("policy").uri), Path(start.preferences.uri)
+        for name in METHODS:
+            rounds = one_arm(config, name, seed, start)
+            first = Path(rounds[0].optimised.part("policy").uri)
+            given = (score, gold_reward, config.runtime.device, lambda done, total, unit: None)
+            tried = partial(try_alphas, first, sft)
+            prompts: dict[str, list[Prompt]] = {
+                split: choose_prompts(read_prompts(preferences, split), evaluation.prompts, seed)
+                for split in ("validation", "test")
+            }
+            searched = tried(ALPHAS, ask(prompts["validation"], VALIDATION_SAMPLES, seed), sampling, *given)
+            alpha = best(searched).alpha
+            ends = tried([0.0, alpha], ask(prompts["test"], evaluation.samples, seed), sampling, *given)
+            path = [json.loads((Path(one.evaluation.uri) / "evaluation.json").read_text()) for one in rounds]
+            began = json.loads((Path(start.evaluation.uri) / "evaluation.json").read_text())
+            found[name] = {
+                "alpha": alpha,
+                "gold_best": max(searched, key=lambda one: one.gold_reward or 0.0).alpha,
+                "searched": {f"{one.alpha:g}": [one.rm_score, one.gold_reward, one.kl_to_sft] for one in searched},
+                "gold": [one.gold_reward for one in ends],
+                "kl": [one.kl_to_sft for one in ends],
+                "path": {
+                    "gold": [began["gold_reward"], *(one["gold_reward"] for one in path)],
+                    "kl": [0.0, *(one["kl_to_sft"] for one in path)],
+                },
+            }
+    return found
+
+
+def described(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What there is to say of one method over seeds."""
+    gains = [row["gold"][1] - row["gold"][0] for row in rows]
+    further = [study.gold_at_kl(row["path"], row["kl"][1]) for row in rows]
+    beside = [row["gold"][1] - gold for row, gold in zip(rows, further, strict=True) if gold is not None]
+    return {
+        "alpha": [row["alpha"] for row in rows],
+        "alpha_best_by_gold": [row["gold_best"] for row in rows],
+        "gold_reward": [row["gold"][1] for row in rows],
+        "gold_of_first_round": [row["gold"][0] for row in rows],
+        "kl_to_sft": [row["kl"][1] for row in rows],
+        "kl_of_first_round": [row["kl"][0] for row in rows],
+        "gain": interval(gains),
+        "gain_over_further_rounds_at_its_kl": interval(beside),
+        "runs_that_go_as_far": len(beside),
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The methods, as Markdown."""
+    lines = [
+        "| method | α by the reward model | α best by gold | KL of round 1 | KL at α | gain in gold over round 1 "
+        "| over further rounds at that KL |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, one in result.items():
+        alphas = ", ".join(f"{alpha:g}" for alpha in one["alpha"])
+        best_by_gold = ", ".join(f"{alpha:g}" for alpha in one["alpha_best_by_gold"])
+        kls = " | ".join(f"{statistics.fmean(one[name]):.1f}" for name in ("kl_of_first_round", "kl_to_sft"))
+        count = one["runs_that_go_as_far"]
+        further = cell(one["gain_over_further_rounds_at_its_kl"], "+")
+        further += "" if count == len(one["alpha"]) else f" [{count} runs]"
+        lines.append(f"| `{name}` | {alphas} | {best_by_gold} | {kls} | {cell(one['gain'], '+')} | {further} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
