@@ -59,6 +59,7 @@ def main() -> int:
     rows = [row_of(seed, methods, arguments) for seed in seeds]
     leaks = {name: [toy.run(name, seed) for seed in range(TOY_SEEDS)] for name in toy.METHODS}
     result = {"methods": {name: described(name, rows, leaks) for name in methods}, "seeds": list(seeds)}
+    result |= {"sft_gold_reward": [row["found"]["sft"]["gold"][0] for row in rows]}
     result |= {"toy": {name: toy_of(ways) for name, ways in leaks.items()}, "equal_kl": given["equal_kl"]}
     arguments.json.write_text(json.dumps(result, indent=1))
     print(table(result))
@@ -97,7 +98,7 @@ def described(name: str, rows: Sequence[dict[str, Any]], leaks: dict[str, list[l
     mine, theirs = [row["found"][name] for row in rows], [row["found"].get(base) for row in rows]
     wins = [study.win_rate(a["answers"], b["answers"]) for a, b in zip(mine, theirs, strict=True) if b]
     equal = [study.gold_at_kl(one, level) for one in mine]
-    of_base = [study.gold_at_kl(one, level) if one else None for one in theirs]
+    of_base = [one["gold"][0] if base == "sft" else study.gold_at_kl(one, level) if one else None for one in theirs]
     gains = [a - b for a, b in zip(equal, of_base, strict=True) if a is not None and b is not None]
     return {
         "base": base,
@@ -140,6 +141,7 @@ def table(result: dict[str, Any]) -> str:
         f"| method | final gold | KL to SFT | gold at KL {level:g} | base | gain over it there | win rate over it |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
+    lines.append(f"| `sft` | {cell(interval(result['sft_gold_reward']))} | 0.0 | – | | – | – |")
     for name, one in result["methods"].items():
         there = [value for value in one["gold_at_equal_kl"] if value is not None]
         equal = cell(interval(there)) + ("" if len(there) == len(one["gold_reward"]) else f" [{len(there)} runs]")
