@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -18,6 +19,9 @@ from inverse_alignment.core.store import open_store
 from inverse_alignment.stages.evaluate import NoGold
 from tasks import run_stage
 from tasks.run_stage import Flow, Plan
+
+if TYPE_CHECKING:
+    from inverse_alignment.evaluation.extrapolation import Tried
 
 OPTIMISERS = ("ppo", "direct")
 FILE = "extrapolation.json"
@@ -82,6 +86,18 @@ def show(name: str, flow: Flow, config: PipelineConfig, alphas: Sequence[float],
         table.add_row(f"{one.alpha:g}{mark}", *cells, f"{one.ended_share:.0%}")
     console.print(table)
     console.print(f"* the highest score; gold decides nothing. {out / 'policy'}", highlight=False, soft_wrap=True)
+    if warning := at_the_edge(tried, chosen):
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+
+
+def at_the_edge(tried: Sequence[Tried], chosen: Tried) -> str:
+    """What to say of an α that is the largest of several; empty where a larger one was tried and was worse."""
+    if len(tried) < 2 or chosen.alpha < max(one.alpha for one in tried) or chosen.alpha <= 0:
+        return ""
+    return (
+        f"the largest α has the highest score, {chosen.kl_to_sft:.1f} nats from where training began. Far out a score "
+        "may rise while answers get worse (docs/results/direct.md): read some, or stay near the policy as it is"
+    )
 
 
 def _node(name: str, plan: Plan) -> str:

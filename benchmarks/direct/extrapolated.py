@@ -2,7 +2,7 @@
 
 ExPO (arXiv 2404.16792): `θ_1 + α (θ_1 - θ_0)` with the SFT policy as θ_0 and what one round of DPO, IPO or KTO made of
 it as θ_1. α is chosen on validation prompts by a reward model of pairs that nothing else was trained on; the chosen one
-is asked again on test prompts, where its gold stands beside that of θ_1 and of further rounds that went equally far.
+is asked again on test prompts, where its gold stands beside that of θ_1.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def run(seed: int, folder: Path) -> dict[str, Any]:
     config = study.config_of(seed, METHODS, folder)
     aggregate = config.data.aggregate
     shares = aggregate.model_copy(update={"shares": aggregate.shares.model_copy(update=SHARES)})
-    config = config.model_copy(update={"data": config.data.model_copy(update={"aggregate": shares})})
+    data = config.data.model_copy(update={"aggregate": shares})
+    config = config.model_copy(update={"data": data, "rounds": 1})
     if not (folder / "data").exists():
         write_dataset(folder / "data", WorldConfig(seed=seed, **study.plan()["world"]))
     evaluation, models = config.evaluation, config.models
@@ -91,8 +92,8 @@ def run(seed: int, folder: Path) -> dict[str, Any]:
         score = load_calibrated(judge, torch.device("cpu"), models.reward.context, config.runtime.scoring_rows)
         sft, preferences = Path(start.sft.part("policy").uri), Path(start.preferences.uri)
         for name in METHODS:
-            rounds = one_arm(config, name, seed, start)
-            first = Path(rounds[0].optimised.part("policy").uri)
+            (end,) = one_arm(config, name, seed, start)
+            first = Path(end.optimised.part("policy").uri)
             given = (score, gold_reward, config.runtime.device, lambda done, total, unit: None)
             tried = partial(try_alphas, first, sft)
             prompts: dict[str, list[Prompt]] = {
@@ -102,55 +103,51 @@ def run(seed: int, folder: Path) -> dict[str, Any]:
             searched = tried(ALPHAS, ask(prompts["validation"], VALIDATION_SAMPLES, seed), sampling, *given)
             alpha = best(searched).alpha
             ends = tried([0.0, alpha], ask(prompts["test"], evaluation.samples, seed), sampling, *given)
-            path = [json.loads((Path(one.evaluation.uri) / "evaluation.json").read_text()) for one in rounds]
-            began = json.loads((Path(start.evaluation.uri) / "evaluation.json").read_text())
             found[name] = {
                 "alpha": alpha,
                 "gold_best": max(searched, key=lambda one: one.gold_reward or 0.0).alpha,
                 "searched": {f"{one.alpha:g}": [one.rm_score, one.gold_reward, one.kl_to_sft] for one in searched},
                 "gold": [one.gold_reward for one in ends],
                 "kl": [one.kl_to_sft for one in ends],
-                "path": {
-                    "gold": [began["gold_reward"], *(one["gold_reward"] for one in path)],
-                    "kl": [0.0, *(one["kl_to_sft"] for one in path)],
-                },
             }
     return found
 
 
 def described(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What there is to say of one method over seeds."""
-    gains = [row["gold"][1] - row["gold"][0] for row in rows]
-    further = [study.gold_at_kl(row["path"], row["kl"][1]) for row in rows]
-    beside = [row["gold"][1] - gold for row, gold in zip(rows, further, strict=True) if gold is not None]
+    """What there is to say of one method over seeds; gains are over its first round, α = 0."""
+    searched = {}
+    for alpha in rows[0]["searched"]:
+        at, none = ([row["searched"][key] for row in rows] for key in (alpha, "0"))
+        gains = [interval([one[which] - zero[which] for one, zero in zip(at, none, strict=True)]) for which in (0, 1)]
+        searched[alpha] = {"rm": gains[0], "gold": gains[1], "kl": statistics.fmean(one[2] for one in at)}
     return {
         "alpha": [row["alpha"] for row in rows],
         "alpha_best_by_gold": [row["gold_best"] for row in rows],
         "gold_reward": [row["gold"][1] for row in rows],
-        "gold_of_first_round": [row["gold"][0] for row in rows],
         "kl_to_sft": [row["kl"][1] for row in rows],
         "kl_of_first_round": [row["kl"][0] for row in rows],
-        "gain": interval(gains),
-        "gain_over_further_rounds_at_its_kl": interval(beside),
-        "runs_that_go_as_far": len(beside),
+        "gain": interval([row["gold"][1] - row["gold"][0] for row in rows]),
+        "searched": searched,
     }
 
 
 def table(result: dict[str, Any]) -> str:
-    """The methods, as Markdown."""
+    """What the reward model chose, on test prompts, and every α on validation prompts, as Markdown."""
     lines = [
-        "| method | α by the reward model | α best by gold | KL of round 1 | KL at α | gain in gold over round 1 "
-        "| over further rounds at that KL |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| method | α by the reward model | α best by gold | KL, round 1 | KL at α | gain in gold over round 1 |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, one in result.items():
-        alphas = ", ".join(f"{alpha:g}" for alpha in one["alpha"])
-        best_by_gold = ", ".join(f"{alpha:g}" for alpha in one["alpha_best_by_gold"])
-        kls = " | ".join(f"{statistics.fmean(one[name]):.1f}" for name in ("kl_of_first_round", "kl_to_sft"))
-        count = one["runs_that_go_as_far"]
-        further = cell(one["gain_over_further_rounds_at_its_kl"], "+")
-        further += "" if count == len(one["alpha"]) else f" [{count} runs]"
-        lines.append(f"| `{name}` | {alphas} | {best_by_gold} | {kls} | {cell(one['gain'], '+')} | {further} |")
+        alphas, by_gold = (", ".join(f"{alpha:g}" for alpha in one[key]) for key in ("alpha", "alpha_best_by_gold"))
+        kls = " | ".join(f"{statistics.fmean(one[key]):.1f}" for key in ("kl_of_first_round", "kl_to_sft"))
+        lines.append(f"| `{name}` | {alphas} | {by_gold} | {kls} | {cell(one['gain'], '+')} |")
+    lines += ["", "| method | α | KL | gain in RM score, sd | gain in gold |", "| --- | --- | --- | --- | --- |"]
+    lines += [
+        f"| `{name}` | {alpha} | {at['kl']:.1f} | {cell(at['rm'], '+')} | {cell(at['gold'], '+')} |"
+        for name, one in result.items()
+        for alpha, at in one["searched"].items()
+        if alpha != "0"
+    ]
     return "\n".join(lines)
 
 

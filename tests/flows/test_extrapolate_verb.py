@@ -11,9 +11,10 @@ from rich.console import Console
 
 from benchmarks.resume.project import WORLD
 from flows.compare import compare
-from flows.extrapolate import show
+from flows.extrapolate import at_the_edge, show
 from inverse_alignment.core.errors import UserError
 from inverse_alignment.core.store import Store
+from inverse_alignment.evaluation.extrapolation import Tried
 from inverse_alignment.models.loading import load_policy
 from inverse_alignment.world.text import write_dataset
 from tasks.run_stage import Execute, run_up_to
@@ -52,3 +53,11 @@ def test_what_is_no_policy_is_refused_with_the_nearest_one(tmp_path: Path) -> No
     with pytest.raises(UserError, match="no policy 'tr-dpo-s0-r1-drect'") as caught:
         show("tr-dpo-s0-r1-drect", lambda: compare(config), config, [0.0], tmp_path, Console(quiet=True))
     assert "tr-dpo-s0-r1-direct" in caught.value.fix
+
+
+def test_the_largest_of_several_is_warned_of() -> None:
+    tried = [Tried(alpha, 0.0, None, 10 * alpha, 20.0, 1.0) for alpha in (0.0, 0.5, 1.0)]
+    assert "10.0 nats" in at_the_edge(tried, tried[2])
+    assert at_the_edge(tried, tried[1]) == at_the_edge(tried, tried[0]) == at_the_edge(tried[2:], tried[2]) == ""
+    below = [Tried(alpha, 0.0, None, 1.0, 20.0, 1.0) for alpha in (-0.5, 0.0)]
+    assert at_the_edge(below, below[1]) == ""

@@ -115,16 +115,28 @@ def noise(comparison: Comparison, arm: str, held_against: Yardstick) -> float:
     return max(((high - low) / 2 for low, high in filter(None, widths)), default=0.0)
 
 
-def overoptimised_from(path: Sequence[CurvePoint], noise: float, held_against: Yardstick = GOLD) -> int | None:
+def overoptimised_of(comparison: Comparison, arm: str, held_against: Yardstick) -> int | None:
+    """`overoptimised_from` of an arm's mean path, with the noise of its last evaluations."""
+    path = mean_path(paths_of(comparison, arm))
+    return overoptimised_from(path, noise(comparison, arm, held_against), held_against, comparison.is_direct(arm))
+
+
+def overoptimised_from(
+    path: Sequence[CurvePoint], noise: float, held_against: Yardstick = GOLD, evaluated: bool = False
+) -> int | None:
     """Index of the point after which the yardstick fell while the RM score rose (arXiv 2210.10760), or None.
 
-    Both are smoothed over three points first. The fall from the peak to the end has to exceed `noise`.
+    The fall from the peak to the end has to exceed `noise`.
+
+    Args:
+        evaluated: whether points are evaluations; else they are the few answers that PPO sampled in a step, are
+            smoothed over three points first, and have to be four.
     """
     values = [value for point in path if (value := held_against.of_point(point)) is not None]
-    if len(path) < 4 or len(values) < len(path):
+    if len(path) < (2 if evaluated else 4) or len(values) < len(path):
         return None
-    true = _smooth(values)
-    proxy = _smooth([point.rm_score for point in path])
+    scores = [point.rm_score for point in path]
+    true, proxy = (values, scores) if evaluated else (_smooth(values), _smooth(scores))
     peak = max(range(len(true)), key=true.__getitem__)
     fell = true[peak] - true[-1] > noise
     return peak if fell and proxy[-1] > proxy[peak] and peak < len(true) - 1 else None

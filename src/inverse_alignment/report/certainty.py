@@ -22,6 +22,8 @@ COLUMNS = ("gain", "higher in", "probability of improvement")
 ENOUGH_SEEDS = 5
 """With fewer, a bootstrap over seeds has so few different draws that its intervals are too narrow."""
 RESAMPLES, SEED = 2000, 0
+MOST_SAID = 4
+"""Arms that the sentence names, the best first."""
 
 
 @dataclass(frozen=True)
@@ -174,8 +176,10 @@ def sentence(comparison: Comparison) -> str:
     over = f"over {found[0].units} prompts of that seed" if n == 1 else "over seeds"
     parts = []
     for against in baselines(comparison)[:2]:
-        of = {gain.arm: between(gain.gain) for gain in found if gain.against == against}
+        of = sorted((gain for gain in found if gain.against == against), key=lambda gain: -gain.gain.mean)
         if of:
-            parts.append(f"against {'the SFT policy' if against == SFT else f'“{against}”'}: {grouped(of)}")
+            first = grouped({gain.arm: between(gain.gain) for gain in of[:MOST_SAID]})
+            more = f"; {len(of) - MOST_SAID} more in the table" if len(of) > MOST_SAID else ""
+            parts.append(f"against {'the SFT policy' if against == SFT else f'“{against}”'}: {first}{more}")
     narrow = " Too narrow with so few seeds." if 1 < n < ENOUGH_SEEDS else ""
     return f"{said} Gain in {held_against.name} with 95 % intervals {over}, {'; '.join(parts)}.{narrow}"

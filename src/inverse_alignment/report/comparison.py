@@ -253,6 +253,14 @@ class Comparison(Part):
         """The runs of one arm, in the order of the seeds."""
         return [run for run in self.runs if run.arm == arm]
 
+    def selects(self, arm: str) -> bool:
+        """Whether this arm selects pairs: for a refresh, or for a direct method."""
+        return any(round_.selection is not None for run in self.of_arm(arm) for round_ in run.rounds)
+
+    def is_direct(self, arm: str) -> bool:
+        """Whether this arm is optimised without RL: then its policy was not asked inside a round."""
+        return not any(round_.training for run in self.of_arm(arm) for round_ in run.rounds)
+
     def refreshes(self, arm: str) -> bool:
         """Whether this arm refreshes its reward model."""
         return any(round_.gate is not None for run in self.of_arm(arm) for round_ in run.rounds)

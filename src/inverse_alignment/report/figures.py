@@ -41,9 +41,9 @@ AUDIT = Curve(analysis.AUDIT.of_point, AUDIT_DASHES, " audit", analysis.AUDIT)
 
 def rewards_by_step(comparison: Comparison) -> list[Picture]:
     """Gold reward, if there is one, and the scores of the reward models against the PPO step."""
-    pictures = [_by_step(comparison, "proxy-step", f"{_scores(comparison)} by PPO step", _rivals(comparison), SCORE)]
+    pictures = [_by_step(comparison, "proxy-step", f"{_scores(comparison)} by step", _rivals(comparison), SCORE)]
     if comparison.has_gold:
-        pictures.insert(0, _by_step(comparison, "gold-step", "Gold reward by PPO step", [GOLD], GOLD_UNIT))
+        pictures.insert(0, _by_step(comparison, "gold-step", "Gold reward by step", [GOLD], GOLD_UNIT))
     return pictures
 
 
@@ -68,19 +68,19 @@ def _by_step(comparison: Comparison, name: str, title: str, curves: Sequence[Cur
     def paint(axes: Axes) -> None:
         ends = []
         for index, arm in enumerate(comparison.arms):
-            paths = analysis.paths_of(comparison, arm)
+            paths, clock = analysis.paths_of(comparison, arm), _clock(comparison, arm)
             for curve in curves:
-                lines = [_by(path, curve.value, lambda point: float(point.step)) for path in paths]
-                mean = _by(analysis.mean_path(paths), curve.value, lambda point: float(point.step))
+                lines = [_by(path, curve.value, clock) for path in paths]
+                mean = _by(analysis.mean_path(paths), curve.value, clock)
                 if len(curves) == 1:
                     _seed_lines(axes, lines, index)
-                _band(axes, paths, curve.value, index)
+                _band(axes, paths, curve.value, index, clock)
                 _line(axes, mean, index, curve.dashes)
                 if curve.marked:
                     _intervals(axes, comparison, arm, index, curve)
                 ends.append((mean[-1][1], _end_label(arm, curve), arm_colour(index)))
         _mark_rounds(axes, comparison)
-        axes.set_xlabel("PPO step, or optimiser step of a direct method")
+        axes.set_xlabel(_clock_name(comparison))
         canvas.caption(axes, unit)
         axes.margins(y=0.08)
         canvas.label_ends(axes, ends)
@@ -108,7 +108,7 @@ def _by_kl(comparison: Comparison, name: str, title: str, curves: Sequence[Curve
                 style = {"marker": canvas.arm_marker(index), "color": face, "markeredgecolor": arm_colour(index)}
                 axes.plot(*points[-1], markersize=6, zorder=5, **style)  # type: ignore[arg-type]
                 ends.append((points[-1][1], _end_label(arm, curve), arm_colour(index)))
-            if held_against and (start := _overoptimised(comparison, arm, mean, held_against)) is not None:
+            if held_against and (start := analysis.overoptimised_of(comparison, arm, held_against)) is not None:
                 for curve in curves:
                     xs, ys = zip(*_by(mean[start:], curve.value, _distance), strict=True)
                     axes.plot(xs, ys, color=arm_colour(index), linewidth=9, alpha=0.22, zorder=1)
@@ -127,12 +127,6 @@ def _thin_dotted(axes: Axes, points: Sequence[tuple[float, float]], index: int) 
     if points:
         xs, ys = zip(*points, strict=True)
         axes.plot(xs, ys, color=arm_colour(index), linewidth=1.0, linestyle=(0, (1, 1.4)), zorder=2)
-
-
-def _overoptimised(
-    comparison: Comparison, arm: str, mean: Sequence[CurvePoint], held_against: analysis.Yardstick
-) -> int | None:
-    return analysis.overoptimised_from(mean, analysis.noise(comparison, arm, held_against), held_against)
 
 
 def _by(path: Sequence[CurvePoint], value: Value, x: Callable[[CurvePoint], float]) -> list[tuple[float, float]]:
@@ -180,11 +174,17 @@ def _seed_lines(axes: Axes, paths: Sequence[Sequence[tuple[float, float]]], inde
                 axes.plot(xs, ys, color=arm_colour(index), linewidth=0.6, alpha=0.45, zorder=2)
 
 
-def _band(axes: Axes, paths: Sequence[Sequence[CurvePoint]], value: Value, index: int) -> None:
+def _band(
+    axes: Axes,
+    paths: Sequence[Sequence[CurvePoint]],
+    value: Value,
+    index: int,
+    clock: Callable[[CurvePoint], float],
+) -> None:
     """± one standard deviation across seeds, where there are several."""
     if len(paths) < 2:
         return
-    at = [{p.step: v for p in path if (v := value(p)) is not None} for path in paths]
+    at = [{clock(p): v for p in path if (v := value(p)) is not None} for path in paths]
     steps = sorted(set.intersection(*(set(values) for values in at)))
     spreads = [mean_of(values[step] for values in at) for step in steps]
     low = [s.mean - (s.sd or 0.0) for s in spreads if s]
@@ -218,9 +218,32 @@ def _intervals(axes: Axes, comparison: Comparison, arm: str, index: int, curve: 
 
 
 def _round_ends(comparison: Comparison) -> list[int]:
-    """The last PPO step of every round."""
-    rounds = comparison.runs[0].rounds
+    """The last step of every round: of PPO where there is an arm of it."""
+    arms = sorted(comparison.arms, key=comparison.is_direct)
+    return _ends_of(comparison.of_arm(arms[0])[0].rounds)
+
+
+def _ends_of(rounds: Sequence[Round]) -> list[int]:
     return [max([p.step for p in r.training] + [p.step for p in r.curve], default=r.round) for r in rounds]
+
+
+def _clock(comparison: Comparison, arm: str) -> Callable[[CurvePoint], float]:
+    """Where a point of this arm stands: its rounds are drawn as wide as all others, however many steps they have."""
+    own, common = ([0, *ends] for ends in (_ends_of(comparison.of_arm(arm)[0].rounds), _round_ends(comparison)))
+
+    def place(point: CurvePoint) -> float:
+        round_ = next((number for number, end in enumerate(own[1:], 1) if point.step <= end), len(own) - 1)
+        share = (point.step - own[round_ - 1]) / max(own[round_] - own[round_ - 1], 1)
+        return common[round_ - 1] + share * (common[round_] - common[round_ - 1])
+
+    return place
+
+
+def _clock_name(comparison: Comparison) -> str:
+    direct = [comparison.is_direct(arm) for arm in comparison.arms]
+    if all(direct):
+        return "optimiser step"
+    return "PPO step; a direct method's rounds are as wide" if any(direct) else "PPO step"
 
 
 def _last_step(comparison: Comparison) -> int:
@@ -355,8 +378,8 @@ def _thin(axes: Axes, points: Sequence[tuple[float, float]], colour: str) -> Non
 
 
 def selection_by_source(comparison: Comparison) -> list[Picture]:
-    """Per refreshing arm: source policies of the answers in the selected pairs, against the pool's shares."""
-    shares = {arm: _shares(comparison, arm) for arm in comparison.arms if comparison.refreshes(arm)}
+    """Per selecting arm: source policies of the answers in the selected pairs, against the pool's shares."""
+    shares = {arm: _shares(comparison, arm) for arm in comparison.arms if comparison.selects(arm)}
     most = max((max(pool, *picked) for rows in shares.values() for _, pool, picked in rows), default=1.0)
     return [
         _selection(arm, comparison.arms.index(arm), rows, comparison.rounds, most)
@@ -613,7 +636,7 @@ def _trace(
             axes.plot(xs, ys, color=arm_colour(index), linewidth=1.2)
             ends.append((ys[-1], canvas.shorten(canvas.literal(arm)), arm_colour(index)))
         _mark_rounds(axes, comparison)
-        axes.set_xlabel("PPO step, or optimiser step of a direct method")
+        axes.set_xlabel("PPO step")
         axes.margins(y=0.08)
         canvas.caption(axes, unit)
         canvas.label_ends(axes, ends)

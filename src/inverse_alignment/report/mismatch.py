@@ -40,9 +40,9 @@ class ArmCurve:
     refreshed: Fit | None = None
 
     def sentence(self) -> str:
-        """What the curve says, in words no stronger than its interval."""
+        """What the curve says, in words no stronger than its interval; empty where there is none."""
         if self.fit is None:
-            return f"“{self.arm}”: no curve: {self.why}."
+            return ""
         a, b, peak = self.fit.a, self.fit.b, self.fit.peak
         shape = f"“{self.arm}”: R(d) = d (a - b log d) with a {_interval(a)} and b {_interval(b)}"
         if b.low <= 0:
@@ -85,6 +85,12 @@ def curves(comparison: Comparison) -> list[ArmCurve]:
     """
     held_against = analysis.yardstick(comparison)
     return [curve_of(comparison, arm, held_against) for arm in comparison.arms] if held_against else []
+
+
+def without_curve(found: list[ArmCurve]) -> str:
+    """Which arms have no curve, and why; empty where all have one."""
+    why = {curve.arm: curve.why for curve in found if curve.fit is None}
+    return f"No curve: {grouped({arm: f'({text})' for arm, text in why.items()})}." if why else ""
 
 
 def curve_of(comparison: Comparison, arm: str, held_against: analysis.Yardstick) -> ArmCurve:
@@ -292,16 +298,7 @@ def _overoptimised(comparison: Comparison) -> str:
     held_against = analysis.yardstick(comparison)
     if held_against is None:
         return "That cannot be seen: nothing is known but the score that PPO raised."
-    fell = [
-        arm
-        for arm in comparison.arms
-        if analysis.overoptimised_from(
-            analysis.mean_path(analysis.paths_of(comparison, arm)),
-            analysis.noise(comparison, arm, held_against),
-            held_against,
-        )
-        is not None
-    ]
+    fell = [arm for arm in comparison.arms if analysis.overoptimised_of(comparison, arm, held_against) is not None]
     count = len(alarms(comparison))
     more = f" PPO's own looks found {count} thing{'s' if count != 1 else ''} to look at." if count else ""
     if fell:

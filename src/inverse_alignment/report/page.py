@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from inverse_alignment.report import analysis, certainty, costs, figures, mismatch
-from inverse_alignment.report.analysis import finals, mean_of, number, percent, with_sd
+from inverse_alignment.report.analysis import finals, grouped, mean_of, number, percent, with_sd
 from inverse_alignment.report.comparison import Comparison, Evaluation, Gate, Node, Sample, Stratum
 from inverse_alignment.report.headline import headline
 from inverse_alignment.report.table import accuracy_cell, gate_cell, gate_decision
@@ -41,6 +41,7 @@ def render(comparison: Comparison, taken: Mapping[tuple[str, int], costs.Spent] 
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    curves = mismatch.curves(comparison)
     environment.filters.update(number=number, percent=percent, svg=Markup)
     return environment.get_template("report.html.jinja").render(
         c=comparison,
@@ -56,7 +57,8 @@ def render(comparison: Comparison, taken: Mapping[tuple[str, int], costs.Spent] 
         gains=[(comparison.arms.index(one.arm), one, certainty.cells(one)) for one in certainty.gains(comparison)],
         gain_columns=certainty.COLUMNS,
         gain_caption=certainty.caption(comparison),
-        curves=mismatch.curves(comparison),
+        curves=curves,
+        without_curve=mismatch.without_curve(curves),
         alarms=mismatch.alarms(comparison),
         cost_columns=mismatch.cost_columns(comparison),
         costs=mismatch.costs(comparison),
@@ -71,6 +73,10 @@ def render(comparison: Comparison, taken: Mapping[tuple[str, int], costs.Spent] 
         rows=_rows(comparison),
         audits=_audit_rows(comparison),
         gates=_gate_rows(comparison),
+        refreshing=any(map(comparison.refreshes, comparison.arms)),
+        selecting=any(map(comparison.selects, comparison.arms)),
+        trained=not all(map(comparison.is_direct, comparison.arms)),
+        select_nothing=grouped({arm: "" for arm in comparison.arms if not comparison.selects(arm)}).strip(),
         strata=_strata_rows(comparison),
         sources=_source_rows(comparison),
         every_source=_all_sources(comparison),
@@ -192,7 +198,7 @@ def _overoptimised(comparison: Comparison) -> list[str]:
     for arm in comparison.arms if held_against else ():
         assert held_against is not None
         path = analysis.mean_path(analysis.paths_of(comparison, arm))
-        start = analysis.overoptimised_from(path, analysis.noise(comparison, arm, held_against), held_against)
+        start = analysis.overoptimised_of(comparison, arm, held_against)
         if start is not None:
             distance = number(max(path[start].kl, 0.0) ** 0.5, 1)
             found.append(

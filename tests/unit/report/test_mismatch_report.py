@@ -96,7 +96,10 @@ def test_where_the_last_policies_are(peak, now, said):
 def test_no_peak_and_no_curve():
     fit = Fit(Interval(1.0, 0.9, 1.1), Interval(0.1, -0.1, 0.3), Interval(9.0, 3.0, float("inf")), 0.1)
     assert "no peak can be told" in mismatch.ArmCurve("x", fit, "", 1.0, True).sentence()
-    assert mismatch.ArmCurve("x", None, "too close", 1.0, False).sentence() == "“x”: no curve: too close."
+    none, other = (mismatch.ArmCurve(name, None, "too close", 1.0, False) for name in "xy")
+    assert none.sentence() == ""
+    assert mismatch.without_curve([none, other]) == "No curve: “x” and “y” (too close)."
+    assert mismatch.without_curve([mismatch.ArmCurve("x", fit, "", 1.0, True)]) == ""
 
 
 def test_the_drawn_curve_begins_at_the_start_and_follows_the_fit():

@@ -363,7 +363,7 @@ def test_page_without_gold_leads_with_sources(tmp_path):
     case = CASES["no gold"]
     html = render(read(synthetic.make(tmp_path, **case), case))
     assert html.index('<section id="sources"') < html.index('<section id="rewards"')
-    assert "Gold reward by PPO step" not in html
+    assert "Gold reward by step" not in html
 
 
 def test_page_speaks_of_an_audit_model_only_where_there_is_one(comparison, page):
