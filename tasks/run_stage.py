@@ -47,6 +47,8 @@ CACHE = ".cache"
 """Folder of the store for what later stages need not compute again."""
 HELPED = ("select", "refresh")
 """The stages that look at many texts with an encoder or a frozen policy."""
+VECTORS = ("amx_tile", "avx512_bf16", "avx512f", "avx2", "avx")
+"""Flags of a processor that decide how many numbers it adds at once, the widest first."""
 HALVINGS = 4
 """How often a stage that runs out of memory is tried again, each time with half as much at once."""
 IN_PARTS = ("rollout", "reward_model", "token_reward", "select", "refresh", "ppo", "direct", "evaluate")
@@ -359,14 +361,25 @@ def _circumstances(runtime: RuntimeConfig, seconds: float) -> dict[str, Any]:
     }
 
 
-def cpu_kind() -> str:
-    """The processor's model, where the system tells; sums run in its order."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
+def cpu_kind(described: str | None = None) -> str:
+    """The processor's model and what it can do at once, where the system tells: libraries choose by it in which order
+    they sum. Names alone are too coarse: clouds call several generations `AMD EPYC`.
+
+    Args:
+        described: the text of /proc/cpuinfo; None: that of this machine.
+    """
+    if described is None:
+        with suppress(OSError):
+            described = Path("/proc/cpuinfo").read_text()
+    facts: dict[str, str] = {}
+    for line in (described or "").splitlines():
+        name, _, value = line.partition(":")
+        facts.setdefault(name.strip(), value.strip())
+    if "model name" not in facts:
+        return platform.processor() or platform.machine()
+    numbers = [f"{word} {facts[key]}" for word, key in (("family", "cpu family"), ("model", "model")) if key in facts]
+    widest = next((flag for flag in VECTORS if flag in facts.get("flags", "").split()), None)
+    return ", ".join([facts["model name"], *numbers, *([widest] if widest else [])])
 
 
 def _finite(value: Any) -> Any:
