@@ -1,10 +1,13 @@
 """The benchmark of over-optimisation: its policies are what they are called, and its verdict is not always yes."""
 
+import json
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.overoptimisation import world
+from benchmarks.overoptimisation import text, world
 from benchmarks.overoptimisation.__main__ import measure, shown
 from inverse_alignment.world.tabular import expected_reward, kl_divergence, optimum_log_probs
 
@@ -57,3 +60,33 @@ def test_the_law_is_seen_with_exploits_and_not_without():
     sizes = result["worlds"]["exploits, best_of_n"]["sizes"]
     assert sizes[0]["b"][1] > sizes[1]["b"][2]
     assert shown((0.5, -1.0, 2.0)) == "+0.50 (-1.00 to +2.00)"
+
+
+def test_a_smaller_reward_model_learns_from_the_first_pairs_and_is_judged_on_the_same():
+    rows = [{"id": str(number), "prompt": f"p{number % 3}"} for number in range(9)]  # p2 is held out
+    train = [row["id"] for row in rows if row["prompt"] != "p2"]
+    lines = [json.dumps(row) for row in rows]
+    kept = [json.loads(line) for line in text.with_train(lines, train, 2).splitlines()]
+    assert [row["id"] for row in kept] == ["0", "1", "2", "5", "8"]
+    with pytest.raises(ValueError, match="6 train pairs, not 7"):
+        text.with_train(lines, train, 7)
+
+
+def test_planted_curves_of_text_come_back_and_their_order_too():
+    d = np.linspace(0.0, 4.0, 20)
+    of_size = dict(zip(text.SIZES, (0.8, 0.6, 0.4, 0.2), strict=True))
+
+    def found(shift: float) -> dict:
+        return {
+            str(size): {
+                "accuracy": 0.7,
+                "path": [[x * x, 0.5 + x * (1 + shift - b * math.log(x or 1.0)), 0.0] for x in d],
+            }
+            for size, b in of_size.items()
+        }
+
+    result = text.measure([found(shift) for shift in (0.0, 0.1, 0.2)])
+    assert [row["b"][0] for row in result["sizes"]] == pytest.approx(list(of_size.values()))
+    assert [row["a"][0] for row in result["sizes"]] == pytest.approx([1.1] * 4)
+    assert result["rho_b"][0] < -0.95 and abs(result["rho_a"][0]) < 0.3
+    assert "| 100 | 70% | +1.10 (" in text.table(result)
