@@ -361,14 +361,21 @@ def select(
 def extrapolate(
     node: Annotated[str, typer.Argument(help="a policy of the plan, for example none-s0-r3-ppo", metavar="NODE")],
     alphas: Annotated[
-        list[float] | None, typer.Option("--alpha", help="a value to try; may be repeated; 0 is the policy as it is")
+        list[float] | None,
+        typer.Option(
+            "--alpha", help="a value to try; may be repeated; 0 is the policy as it is (0, 0.1, 0.2, 0.3, 0.5, 1)"
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="folder for the policy", metavar="DIR")] = EXTRAPOLATED,
     params: Params = PARAMS,
     preset: Preset = None,
     overrides: Overrides = None,
 ) -> None:
-    """Go on in the direction from the SFT policy to a trained one, without training (ExPO), as far as pays.
+    """Go on from the SFT policy past a trained one, of PPO or a direct method, without training (ExPO).
+
+    Every α is tried on validation prompts, and the one with the highest score is written: by the audit model, or else
+    by the first reward model, which a policy of PPO was optimised against. Gold stands beside it and decides nothing; a
+    warning is given where the largest α is the best: far out a score may rise while answers get worse.
 
     Example: inverse-alignment extrapolate none-s0-r3-ppo --alpha 0 --alpha 0.3 --alpha 0.5
     """
@@ -499,14 +506,20 @@ def lineage(
 @app.command()
 def report(
     runs: Annotated[
-        list[str], typer.Argument(help="report folders, artifacts of compare or fingerprints", metavar="[NAME=]RUN...")
+        list[str],
+        typer.Argument(
+            help="each a folder that --report-dir named, or the fingerprint of the stage compare, or its beginning",
+            metavar="[NAME=]RUN...",
+        ),
     ],
     report_dir: Annotated[Path, typer.Option("--report-dir", help="where the page goes", metavar="DIR")] = REPORT,
     params: Params = PARAMS,
     preset: Preset = None,
     overrides: Overrides = None,
 ) -> None:
-    """Build the page of one run, or of several side by side: better, how sure, over-optimised, what a refresh did.
+    """Build the page of one run, or of several side by side.
+
+    It says first whether the policy is better, how sure that is, whether it is over-optimised, and what a refresh did.
 
     Example: inverse-alignment report plain=reports/latest cheap=reports/cheap-kl --report-dir reports/both
     """
@@ -525,7 +538,9 @@ def watch(
     preset: Preset = None,
     overrides: Overrides = None,
 ) -> None:
-    """Show the curves of a run while it goes on, or as it ended; from another terminal, with the run's own options.
+    """Show the curves of a run while it goes on, or as it ended, from another terminal.
+
+    Give the same --params, --preset and --set as the run; `inverse-alignment plan` lists the names.
 
     Example: inverse-alignment watch none-s0
     """

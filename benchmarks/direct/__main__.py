@@ -74,22 +74,33 @@ def main() -> int:
 
 def row_of(seed: int, methods: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
     """A seed's row: the one there is of this code and these methods, or a new one."""
-    reached = [code_digest(STAGES[stage].module) for stage in ("sft", "direct", "ppo", "evaluate", "select")]
-    code = sha256_text(canonical_json({"stages": reached, "plan": study.plan()}))[:16]
+    code = digest_of(study.plan())
     known = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if arguments.rows.exists() else []
     for row in known:
         if row["seed"] == seed and row["code"] == code and set(methods) <= row["found"].keys():
+            print(f"seed {seed}: from {arguments.rows}, commit {row['commit']}", file=sys.stderr)
             return dict(row)
-    print(f"seed {seed}: {len(methods)} methods", file=sys.stderr)
+    print(f"seed {seed}: {len(methods)} methods, some 20 seconds each", file=sys.stderr)
     folder = arguments.folder / f"s{seed}"
     found = study.run(seed, methods, folder)
     shutil.rmtree(folder)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    row = {"seed": seed, "code": code, "commit": commit.stdout.strip(), "found": found}
+    row = {"seed": seed, "code": code, "commit": commit(), "found": found}
     arguments.rows.parent.mkdir(parents=True, exist_ok=True)
     with arguments.rows.open("a") as file:
         file.write(json.dumps(row, sort_keys=True) + "\n")
     return row
+
+
+def digest_of(settings: Any) -> str:
+    """Of the code of all stages that a study runs, and its settings: rows of another digest are of something else."""
+    reached = [code_digest(STAGES[stage].module) for stage in ("sft", "direct", "ppo", "evaluate", "select")]
+    return sha256_text(canonical_json({"stages": reached, "plan": settings}))[:16]
+
+
+def commit() -> str:
+    """The commit that is checked out."""
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def described(name: str, rows: Sequence[dict[str, Any]], leaks: dict[str, list[list[toy.Mass]]]) -> dict[str, Any]:
@@ -123,9 +134,9 @@ def interval(values: Sequence[float]) -> list[float] | None:
 
 
 def toy_of(ways: Sequence[list[toy.Mass]]) -> dict[str, Any]:
-    """Mean masses at the end, and of what nobody compared at equal KL."""
+    """Masses at the end, and of what nobody compared at equal KL: intervals over seeds."""
     equal = [toy.unseen_at_kl(way, TOY_KL) for way in ways]
-    ends = {part: statistics.fmean(getattr(way[-1], part) for way in ways) for part in toy.Mass._fields}
+    ends = {part: interval([getattr(way[-1], part) for way in ways]) for part in toy.Mass._fields}
     return {**ends, "unseen_at_kl": interval([mass for mass in equal if mass is not None])}
 
 
@@ -138,7 +149,8 @@ def table(result: dict[str, Any]) -> str:
     """The methods, as Markdown."""
     level = result["equal_kl"]
     lines = [
-        f"| method | final gold | KL to SFT | gold at KL {level:g} | base | gain over it there | win rate over it |",
+        f"| method | final gold | KL to SFT | gold at KL {level:g} | base | gain over it there "
+        "| win rate over it at the end |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines.append(f"| `sft` | {cell(interval(result['sft_gold_reward']))} | 0.0 | – | | – | – |")
@@ -159,7 +171,7 @@ def toy_table(result: dict[str, Any]) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, one in result["toy"].items():
-        masses = " | ".join(f"{one[part]:.2f}" for part in ("chosen", "rejected", "unseen", "kl"))
+        masses = " | ".join(cell(one[part]) for part in ("chosen", "rejected", "unseen", "kl"))
         lines.append(f"| `{name}` | {masses} | {cell(one['unseen_at_kl'])} |")
     return "\n".join(lines)
 

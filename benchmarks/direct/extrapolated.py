@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.direct import study
-from benchmarks.direct.__main__ import SEEDS, cell, interval
+from benchmarks.direct.__main__ import SEEDS, cell, commit, digest_of, interval
 from flows.direct import arm as one_arm
 from flows.inverse_alignment import shared_data, shared_start
 from inverse_alignment.core.records import Prompt
@@ -55,11 +55,17 @@ def main() -> int:
     parser.add_argument("--rows", type=Path, default=ROWS, help="results file; a seed that it has is not run again")
     arguments = parser.parse_args()
     known = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if arguments.rows.exists() else []
-    rows = {row["seed"]: row for row in known}
+    code = digest_of([study.plan(), ALPHAS, VALIDATION_SAMPLES, SHARES])
+    rows = {row["seed"]: row for row in known if row["code"] == code}
     for seed in range(arguments.seeds):
         if seed not in rows:
             print(f"seed {seed}", file=sys.stderr)
-            rows[seed] = {"seed": seed, "found": run(seed, arguments.folder / f"s{seed}")}
+            rows[seed] = {
+                "seed": seed,
+                "code": code,
+                "commit": commit(),
+                "found": run(seed, arguments.folder / f"s{seed}"),
+            }
             arguments.rows.parent.mkdir(parents=True, exist_ok=True)
             with arguments.rows.open("a") as file:
                 file.write(json.dumps(rows[seed], sort_keys=True) + "\n")

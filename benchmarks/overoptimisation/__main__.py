@@ -59,6 +59,10 @@ def main() -> int:
         print(f"{name}: ρ of pairs with b {shown(found['rho_b'])}, with a {shown(found['rho_a'])}")
         for row in found["sizes"]:
             print(f"  {row['pairs']:>5} pairs: a {shown(row['a'])}, b {shown(row['b'])}, rms {row['residual']:.3f}")
+    print("a: gold per √nat at first; b: how soon the proxy misleads; rms: distance of the points from the curve")
+    rho = shown(result["worlds"]["exploits, best_of_n"]["rho_b"])
+    verdict = "more comparisons, smaller b" if result["reproduced"] else "NOT reproduced: b does not fall with data"
+    print(f"best of n with exploits: {verdict} (ρ {rho})")
     return int(not result["reproduced"])
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.direct.__main__ import commit, digest_of
 from benchmarks.overoptimisation.__main__ import shown
 from flows.inverse_alignment import inverse_alignment, shared_data, shared_start
 from inverse_alignment.config import PipelineConfig, merge, read_yaml, validate
@@ -74,11 +75,17 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     known = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if arguments.rows.exists() else []
-    rows = {row["seed"]: row for row in known}
+    code = digest_of([SETTINGS, SIZES, WORLD])
+    rows = {row["seed"]: row for row in known if row["code"] == code}
     for seed in range(arguments.seeds):
         if seed not in rows:
             print(f"seed {seed}", file=sys.stderr)
-            rows[seed] = {"seed": seed, "found": run(seed, arguments.folder / f"s{seed}")}
+            rows[seed] = {
+                "seed": seed,
+                "code": code,
+                "commit": commit(),
+                "found": run(seed, arguments.folder / f"s{seed}"),
+            }
             arguments.rows.parent.mkdir(parents=True, exist_ok=True)
             with arguments.rows.open("a") as file:
                 file.write(json.dumps(rows[seed], sort_keys=True) + "\n")

@@ -209,6 +209,11 @@ def by_source(comparison: Comparison) -> list[SourceShare]:
     return sorted(rows, key=lambda row: (-row.pairs, row.source))
 
 
+def one_reward_model(rows: Sequence[SourceShare]) -> bool:
+    """Whether several arms' last reward models rank every source's pairs alike, as one does that no arm changed."""
+    return any(len(row.arms) > 1 for row in rows) and all(len(set(row.arms)) == 1 for row in rows)
+
+
 def best_arm(comparison: Comparison) -> str:
     """The arm with the highest mean final gold reward."""
     means = {arm: finals(comparison, arm, lambda final: final.gold_reward) for arm in comparison.arms}

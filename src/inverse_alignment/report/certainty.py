@@ -18,12 +18,11 @@ if TYPE_CHECKING:
     from inverse_alignment.maths.bootstrap import Interval
 
 SFT = "SFT start"
-COLUMNS = ("gain", "higher in", "probability of improvement")
 ENOUGH_SEEDS = 5
 """With fewer, a bootstrap over seeds has so few different draws that its intervals are too narrow."""
 RESAMPLES, SEED = 2000, 0
-MOST_SAID = 4
-"""Arms that the sentence names, the best first."""
+MOST_SAID = 3
+"""Arms that the sentence names for being best; those that are worse beyond doubt are named besides."""
 
 
 @dataclass(frozen=True)
@@ -126,16 +125,34 @@ def _only(runs: Sequence[Run]) -> Run:
     return run
 
 
+def _said(gains: Sequence[Gain]) -> str:
+    """The best, and all others that are worse beyond doubt; the table has the rest."""
+    if len(gains) <= MOST_SAID + 1:
+        return grouped({gain.arm: between(gain.gain) for gain in gains})
+    rest = gains[MOST_SAID:]
+    worse = {gain.arm: between(gain.gain) for gain in rest if gain.gain.high < 0}
+    parts = [grouped({gain.arm: between(gain.gain) for gain in gains[:MOST_SAID]})]
+    parts += [f"worse: {grouped(worse)}"] if worse else []
+    parts += [f"{len(rest) - len(worse)} more in the table"] if len(rest) > len(worse) else []
+    return "; ".join(parts)
+
+
 def between(value: Interval, digits: int = 2) -> str:
     """A gain and its interval, for people."""
     low, high = number(value.low, digits, sign=True), number(value.high, digits, sign=True)
     return f"{number(value.mean, digits, sign=True)} ({low} to {high})"
 
 
-def cells(gain: Gain) -> tuple[str, ...]:
-    """`COLUMNS` of one gain."""
-    chance = analysis.NOT_YET if gain.improvement is None else _share(gain.improvement)
-    return between(gain.gain), f"{gain.higher} of {gain.units}", chance
+def columns(comparison: Comparison) -> tuple[str, ...]:
+    """What `cells` holds; a probability of improvement only where there are several runs."""
+    one = len(comparison.seeds) == 1
+    return ("gain", "higher in (prompts)") if one else ("gain", "higher in (seeds)", "probability of improvement")
+
+
+def cells(comparison: Comparison, gain: Gain) -> tuple[str, ...]:
+    """One gain for people."""
+    chance = () if len(comparison.seeds) == 1 or gain.improvement is None else (_share(gain.improvement),)
+    return between(gain.gain), f"{gain.higher} of {gain.units}", *chance
 
 
 def _share(value: Interval) -> str:
@@ -178,8 +195,6 @@ def sentence(comparison: Comparison) -> str:
     for against in baselines(comparison)[:2]:
         of = sorted((gain for gain in found if gain.against == against), key=lambda gain: -gain.gain.mean)
         if of:
-            first = grouped({gain.arm: between(gain.gain) for gain in of[:MOST_SAID]})
-            more = f"; {len(of) - MOST_SAID} more in the table" if len(of) > MOST_SAID else ""
-            parts.append(f"against {'the SFT policy' if against == SFT else f'“{against}”'}: {first}{more}")
+            parts.append(f"against {'the SFT policy' if against == SFT else f'“{against}”'}: {_said(of)}")
     narrow = " Too narrow with so few seeds." if 1 < n < ENOUGH_SEEDS else ""
     return f"{said} Gain in {held_against.name} with 95 % intervals {over}, {'; '.join(parts)}.{narrow}"

@@ -106,7 +106,8 @@ def _by_kl(comparison: Comparison, name: str, title: str, curves: Sequence[Curve
                     _thin_dotted(axes, law, index)
                 face = PAPER if curve.suffix else arm_colour(index)
                 style = {"marker": canvas.arm_marker(index), "color": face, "markeredgecolor": arm_colour(index)}
-                axes.plot(*points[-1], markersize=6, zorder=5, **style)  # type: ignore[arg-type]
+                marks = _evaluated(comparison, arm, curve.marked) if curve.marked else points[-1:]
+                axes.plot(*zip(*marks, strict=True), markersize=6, linestyle="none", zorder=5, **style)  # type: ignore[arg-type]
                 ends.append((points[-1][1], _end_label(arm, curve), arm_colour(index)))
             if held_against and (start := analysis.overoptimised_of(comparison, arm, held_against)) is not None:
                 for curve in curves:
@@ -127,6 +128,17 @@ def _thin_dotted(axes: Axes, points: Sequence[tuple[float, float]], index: int) 
     if points:
         xs, ys = zip(*points, strict=True)
         axes.plot(xs, ys, color=arm_colour(index), linewidth=1.0, linestyle=(0, (1, 1.4)), zorder=2)
+
+
+def _evaluated(comparison: Comparison, arm: str, measured: analysis.Yardstick) -> list[tuple[float, float]]:
+    """(√KL, value) on held-out prompts after each round, means over seeds."""
+    found = []
+    for position in range(comparison.rounds):
+        evaluations = [run.rounds[position].evaluation for run in comparison.of_arm(arm)]
+        value, far = mean_of(map(measured.of_evaluation, evaluations)), mean_of(e.kl_to_sft for e in evaluations)
+        if value and far:
+            found.append((math.sqrt(max(far.mean, 0.0)), value.mean))
+    return found
 
 
 def _by(path: Sequence[CurvePoint], value: Value, x: Callable[[CurvePoint], float]) -> list[tuple[float, float]]:
@@ -243,7 +255,7 @@ def _clock_name(comparison: Comparison) -> str:
     direct = [comparison.is_direct(arm) for arm in comparison.arms]
     if all(direct):
         return "optimiser step"
-    return "PPO step; a direct method's rounds are as wide" if any(direct) else "PPO step"
+    return "PPO step (rounds without PPO drawn as wide)" if any(direct) else "PPO step"
 
 
 def _last_step(comparison: Comparison) -> int:
@@ -553,14 +565,14 @@ def accuracy_by_source(comparison: Comparison) -> Picture | None:
     The source policies with most pairs; the marks of small groups are pale.
     """
     every = analysis.by_source(comparison)
-    rows = every[:MOST_ROWS]
+    rows, one = every[:MOST_ROWS], analysis.one_reward_model(every)
     if not rows:
         return None
 
     def paint(axes: Axes) -> None:
         axes.axvline(0.5, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
         for place, row in enumerate(rows):
-            _source_marks(axes, place, row)
+            _source_marks(axes, place, row, one)
         axes.set_yticks(range(len(rows)), [_with_pairs(row) for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         _percents(axes.xaxis)
@@ -570,14 +582,15 @@ def accuracy_by_source(comparison: Comparison) -> Picture | None:
 
     left = 20 + 0.58 * SMALL * max(len(_with_pairs(row)) for row in rows)
     size = Size(width=360, height=68 + 22 * len(rows), left=left)
-    arms = ", ".join(comparison.arms)
-    words = f"{len(every)} source policies; arms {arms} beside the rule that the longer answer wins"
+    arms = "the one reward model of all arms" if one else f"arms {', '.join(comparison.arms)}"
+    words = f"{len(every)} source policies; {arms} beside the rule that the longer answer wins"
     return canvas.draw("source", "RM accuracy by source policy", words, size, paint)
 
 
-def _source_marks(axes: Axes, place: int, row: analysis.SourceShare) -> None:
+def _source_marks(axes: Axes, place: int, row: analysis.SourceShare, one: bool) -> None:
     strength = 0.35 if row.is_small else 1.0
-    found = [(index, value) for index, value in enumerate(row.arms) if value is not None]
+    arms = row.arms[:1] if one else row.arms
+    found = [(index, value) for index, value in enumerate(arms) if value is not None]
     values = [value for _, value in found] + ([] if row.longer_wins is None else [row.longer_wins])
     if values:
         axes.plot([min(values), max(values)], [place, place], color=RULE, linewidth=2.2, zorder=1)
@@ -593,8 +606,9 @@ def _source_marks(axes: Axes, place: int, row: analysis.SourceShare) -> None:
             zorder=3,
         )
     for index, value in found:
-        y = place + (index - (len(row.arms) - 1) / 2) * 0.22
-        style = {"marker": canvas.arm_marker(index), "color": arm_colour(index), "markeredgecolor": PAPER}
+        y = place + (index - (len(arms) - 1) / 2) * min(0.22, 0.8 / len(arms))
+        colour = INK if one else arm_colour(index)
+        style = {"marker": canvas.arm_marker(index), "color": colour, "markeredgecolor": PAPER}
         axes.plot(value, y, markersize=6.5, alpha=strength, zorder=4, **style)  # type: ignore[arg-type]
 
 

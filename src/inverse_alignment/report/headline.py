@@ -20,7 +20,10 @@ from inverse_alignment.report.analysis import (
     with_sd,
 )
 from inverse_alignment.report.comparison import Comparison
+from inverse_alignment.report.costs import equal_kl, gold_at
 
+ALIKE_KL = 0.05
+"""Nats between the ends of arms below which they have gone equally far."""
 ONE_SEED = "1 seed: no interval across seeds; differences may be noise."
 
 
@@ -49,8 +52,24 @@ def _with_gold(comparison: Comparison) -> Headline:
     else:
         verdict = f"“{best}” ends with the highest gold reward, {with_sd(gold)} at {with_sd(kl, 1)} nats of KL to SFT."
     findings = [f"The SFT policy all arms start from has gold reward {with_sd(start)}."] if start else []
-    findings += [*_refresh_findings(comparison), *_audit_finding(comparison)]
+    findings += [*_at_equal_kl(comparison), *_refresh_findings(comparison), *_audit_finding(comparison)]
     return Headline(verdict, tuple(findings), _caveat(comparison))
+
+
+def _at_equal_kl(comparison: Comparison) -> list[str]:
+    """Which arm is best where all have gone equally far, if that is not where they end."""
+    kl = equal_kl(comparison)
+    golds = {arm: mean_of(gold_at(comparison, run, kl) for run in comparison.of_arm(arm)) for arm in comparison.arms}
+    known = {arm: gold.mean for arm, gold in golds.items() if gold is not None and gold.n == len(comparison.seeds)}
+    ends = [mean.mean for arm in comparison.arms if (mean := finals(comparison, arm, lambda e: e.kl_to_sft))]
+    if len(known) < 2 or max(ends) - min(ends) < ALIKE_KL:
+        return []
+    best, last = max(known, key=lambda arm: known[arm]), best_arm(comparison)
+    beside = f", “{last}” {number(known[last])}" if last != best and last in known else ""
+    return [
+        f"At {number(kl)} nats, the most that every run reaches, gold is highest in “{best}”: {number(known[best])}"
+        f"{beside}; linear between the ends of rounds."
+    ]
 
 
 def _refresh_findings(comparison: Comparison) -> list[str]:

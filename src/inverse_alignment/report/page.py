@@ -41,7 +41,7 @@ def render(comparison: Comparison, taken: Mapping[tuple[str, int], costs.Spent] 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    curves = mismatch.curves(comparison)
+    curves, one_model = mismatch.curves(comparison), analysis.one_reward_model(analysis.by_source(comparison))
     environment.filters.update(number=number, percent=percent, svg=Markup)
     return environment.get_template("report.html.jinja").render(
         c=comparison,
@@ -54,8 +54,11 @@ def render(comparison: Comparison, taken: Mapping[tuple[str, int], costs.Spent] 
         rewards_lead=_rewards_lead(comparison),
         overoptimised=_overoptimised(comparison),
         four_answers=mismatch.four_answers(comparison),
-        gains=[(comparison.arms.index(one.arm), one, certainty.cells(one)) for one in certainty.gains(comparison)],
-        gain_columns=certainty.COLUMNS,
+        gains=[
+            (comparison.arms.index(one.arm), one, certainty.cells(comparison, one))
+            for one in certainty.gains(comparison)
+        ],
+        gain_columns=certainty.columns(comparison),
         gain_caption=certainty.caption(comparison),
         curves=curves,
         without_curve=mismatch.without_curve(curves),
@@ -76,10 +79,13 @@ def render(comparison: Comparison, taken: Mapping[tuple[str, int], costs.Spent] 
         refreshing=any(map(comparison.refreshes, comparison.arms)),
         selecting=any(map(comparison.selects, comparison.arms)),
         trained=not all(map(comparison.is_direct, comparison.arms)),
+        some_direct=any(map(comparison.is_direct, comparison.arms)),
         select_nothing=grouped({arm: "" for arm in comparison.arms if not comparison.selects(arm)}).strip(),
         strata=_strata_rows(comparison),
         sources=_source_rows(comparison),
         every_source=_all_sources(comparison),
+        source_arms=("every arm",) if one_model else comparison.arms,
+        one_model=one_model,
         small_group=analysis.SMALL_GROUP,
         most_rows=figures.MOST_ROWS,
         statistics=statistics_tables(comparison.statistics),
@@ -127,7 +133,8 @@ def _tile(comparison: Comparison, arm: str) -> Tile:
     else:
         longer = final("longer_wins_accuracy")
         facts.append(("longer wins", percent(longer.mean if longer else None, 1)))
-    facts.append(("refreshes accepted", f"{accepted} of {refreshes}" if refreshes else "never"))
+    if refreshes:
+        facts.append(("refreshes accepted", f"{accepted} of {refreshes}"))
     return Tile(arm, comparison.arms.index(arm), *_main(comparison, main), tuple(facts))
 
 
@@ -201,9 +208,10 @@ def _overoptimised(comparison: Comparison) -> list[str]:
         start = analysis.overoptimised_of(comparison, arm, held_against)
         if start is not None:
             distance = number(max(path[start].kl, 0.0) ** 0.5, 1)
+            where = f"round {start}" if comparison.is_direct(arm) else f"step {path[start].step}"
             found.append(
-                f"{arm}: past step {path[start].step} (√KL {distance}) the {held_against.name} falls by more than its "
-                "evaluation's noise while the RM score still rises."
+                f"{arm}: past {where if start else 'the SFT policy'} (√KL {distance}) the {held_against.name} falls by "
+                "more than its evaluation's noise while the RM score still rises."
             )
     return found
 
@@ -401,22 +409,26 @@ class SourceRow:
 
 
 def _source_rows(comparison: Comparison) -> list[SourceRow]:
+    """One cell for all arms where they have one reward model."""
+    rows = analysis.by_source(comparison)
+    shown = 1 if analysis.one_reward_model(rows) else len(comparison.arms)
     return [
         SourceRow(
             row.source,
             f"{row.pairs:,}",
             row.is_small,
             percent(row.longer_wins, 1),
-            tuple(percent(value, 1) for value in row.arms),
+            tuple(percent(value, 1) for value in row.arms[:shown]),
         )
-        for row in analysis.by_source(comparison)
+        for row in rows
     ]
 
 
 def _all_sources(comparison: Comparison) -> SourceRow:
     """The whole test split: below, a pair counts for both of its writers."""
     last = comparison.runs[0].final
-    accuracies = [finals(comparison, arm, attrgetter("offline_accuracy")) for arm in comparison.arms]
+    arms = comparison.arms[:1] if analysis.one_reward_model(analysis.by_source(comparison)) else comparison.arms
+    accuracies = [finals(comparison, arm, attrgetter("offline_accuracy")) for arm in arms]
     return SourceRow(
         "all pairs",
         number(None) if last.offline_pairs is None else f"{last.offline_pairs:,}",

@@ -35,7 +35,8 @@ def table(comparison: Comparison) -> Table:
     spread = "" if n == 1 else ", mean ± sd"
     shown = Table(
         title=f"{comparison.title} ({seeds_label(n)}{spread})",
-        caption="on-policy accuracy: on the answers that the round began with, before → after its refresh",
+        caption="on-policy accuracy: before → after a refresh, on the answers that its round began with; "
+        "one number where nothing was refreshed: on the answers of the round's last policy",
         box=box.SIMPLE_HEAD,
         title_style="bold",
     )
@@ -88,7 +89,7 @@ def accuracy_cell(evaluations: Sequence[Evaluation]) -> str:
     after = mean_of(e.on_policy_accuracy_after for e in evaluations)
     if before and after:
         return f"{number(before.mean)} → {number(after.mean)}"
-    return with_sd(before or mean_of(e.on_policy_accuracy for e in evaluations))
+    return with_sd(mean_of(e.on_policy_accuracy for e in evaluations))
 
 
 def gate_cell(rounds: Sequence[Round]) -> str:
