@@ -51,7 +51,7 @@ SETTINGS: dict[str, Any] = {
         "steps": STEPS,
         "batch_size": 48,
         "max_new_tokens": 56,
-        "learning_rate": 0.001,
+        "learning_rate": 0.0003,
         "kl": {"type": "fixed", "coefficient": 0.0},
         "samples_every": 2,
         "watch": {"every": STEPS},
@@ -156,7 +156,7 @@ def with_train(lines: Sequence[str], train: Sequence[str], size: int) -> str:
 
 def measure(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Coefficients at each size over all seeds, and how those of single seeds order with the size."""
-    sizes, single = [], []
+    sizes, single, back = [], [], []
     for size in SIZES:
         paths = [np.array(found[str(size)]["path"]) for found in runs]
         distance = [np.sqrt(np.maximum(path[:, 0], 0.0)) for path in paths]
@@ -168,6 +168,7 @@ def measure(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 alone = fit_curve(policy_terms(far), gained, np.arange(len(far)), policy_peak, 0, resamples=1)
                 single.append((size, seed, alone.a.mean, alone.b.mean))
         best = [float(gained.max()) for gained in gold]
+        back += [(size, seed, back_at(path)) for seed, path in enumerate(paths)]
         sizes.append(
             {
                 "comparisons": size,
@@ -176,31 +177,43 @@ def measure(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "b": list(fit.b),
                 "residual": fit.residual,
                 "highest_gain": statistics.fmean(best),
+                "kl_back": statistics.median(back_at(path) for path in paths),
                 "last_gain": statistics.fmean(float(gained[-3:].mean()) for gained in gold),
                 "last_kl": statistics.fmean(float(path[-1, 0]) for path in paths),
             }
         )
+    ends = [np.array(column, dtype=float) for column in zip(*back, strict=True)]
     size_of, unit_of, a, b = (np.array(column, dtype=float) for column in zip(*single, strict=True))
     return {
         "sizes": sizes,
         "rho_a": rank_correlation_interval(size_of, a, unit_of, 0),
         "rho_b": rank_correlation_interval(size_of, b, unit_of, 0),
+        "rho_kl_back": rank_correlation_interval(ends[0], ends[2], ends[1].astype(int), 0),
         "seeds": len(runs),
     }
+
+
+def back_at(path: np.ndarray) -> float:
+    """KL at which gold is last as high as the SFT policy's, each point the mean of three: how far the proxy can be
+    followed without loss. That of the last point where it never falls below."""
+    gained = np.convolve(path[:, 1] - path[0, 1], np.ones(3) / 3, "same")[1:-1]
+    above = np.flatnonzero(gained >= 0)
+    return float(path[1:-1][above[-1], 0]) if len(above) else 0.0
 
 
 def table(result: dict[str, Any]) -> str:
     """The sizes, as Markdown."""
     lines = [
-        "| comparisons | right, held-out | a | b | highest gain | gain at the end | KL there |",
-        "|---|---|---|---|---|---|---|",
+        "| comparisons | right, held-out | a | b | highest gain | KL until gold is lost | gain at the end | KL there |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in result["sizes"]:
-        ends = f"{row['highest_gain']:+.2f} | {row['last_gain']:+.2f} | {row['last_kl']:.0f}"
+        ends = f"{row['highest_gain']:+.2f} | {row['kl_back']:.1f} | {row['last_gain']:+.2f} | {row['last_kl']:.0f}"
         lines.append(
             f"| {row['comparisons']:,} | {row['accuracy']:.0%} | {shown(row['a'])} | {shown(row['b'])} | {ends} |"
         )
-    return "\n".join([*lines, "", f"ρ of comparisons with a {shown(result['rho_a'])}, with b {shown(result['rho_b'])}"])
+    orders = ", ".join(f"with {name[4:]} {shown(result[name])}" for name in ("rho_a", "rho_b", "rho_kl_back"))
+    return "\n".join([*lines, "", f"ρ of comparisons {orders}"])
 
 
 if __name__ == "__main__":

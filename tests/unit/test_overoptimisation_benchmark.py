@@ -90,3 +90,10 @@ def test_planted_curves_of_text_come_back_and_their_order_too():
     assert [row["a"][0] for row in result["sizes"]] == pytest.approx([1.1] * 4)
     assert result["rho_b"][0] < -0.95 and abs(result["rho_a"][0]) < 0.3
     assert "| 100 | 70% | +1.10 (" in text.table(result)
+
+
+def test_how_far_a_proxy_can_be_followed():
+    kl, up_and_down = np.arange(6.0), np.array([0.0, 3.0, 3.0, 0.0, -9.0, -9.0])
+    path = np.stack([kl, 1.0 + up_and_down, kl], 1)
+    assert text.back_at(path) == 2.0  # means of three: 2, 2, -2, -6
+    assert text.back_at(np.stack([kl, -kl, kl], 1)) == 0.0
