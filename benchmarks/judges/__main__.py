@@ -2,9 +2,10 @@
 
 The folder has pairs/llmfao_crowd.jsonl.gz, pairs that several people have judged, with the margin of their votes, and
 pairs/llmfao_gpt4.jsonl.gz, pairs as GPT-4 has judged them. Compared on the pairs that both have: GPT-4 as published,
-the rule that the longer answer wins, and with `--url` and `--model` a language model behind an endpoint, asked in both
-orders. Pairs stand in an order that their texts decide, and a margin below `--tie` is a tie of the crowd. Pairs that
-the crowd or GPT-4 called a plain tie are not in the files, so agreement is higher here than among all pairs.
+the rules that the longer or the shorter answer wins, and with `--url` and `--model` a language model behind an
+endpoint, asked in both orders. Pairs stand in an order that their texts decide, and a margin below `--tie` is a tie of
+the crowd. Pairs that the crowd or GPT-4 called a plain tie are not in the files, so agreement is higher here than among
+all pairs.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ def measure(
     said = {
         "GPT-4 as published": np.array([machine[pair] for pair in pairs]),
         "the longer answer": RewardJudge(_words)(prompts, first, second),
+        "the shorter answer": RewardJudge(lambda prompts, texts: -_words(prompts, texts))(prompts, first, second),
     }
     result: dict[str, Any] = {"tie": tie, "crowd_ties": int((truth == TIE).sum())}
     if endpoint is not None:
