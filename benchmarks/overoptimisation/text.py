@@ -75,7 +75,7 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     known = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if arguments.rows.exists() else []
-    code = digest_of([SETTINGS, SIZES, WORLD])
+    code = digest_of([SETTINGS, list(SIZES.items()), WORLD])
     rows = {row["seed"]: row for row in known if row["code"] == code}
     for seed in range(arguments.seeds):
         if seed not in rows:

@@ -282,16 +282,18 @@ def _better(comparison: Comparison) -> str:
     if analysis.yardstick(comparison) is None:
         return "Nobody can say: nothing is known of it but the score that PPO raised."
     by = "gold reward" if comparison.has_gold else "the audit model, which is not gold"
-    said = {}
+    said, shares = {}, {}
     for arm in comparison.arms:
         wins = mean_of(run.final.win_rate for run in comparison.of_arm(arm))
         like = mean_of(run.final.like_length_win_rate for run in comparison.of_arm(arm))
         if wins:
             at_like = f", {percent(like.mean)} at like length" if like else ""
+            shares[arm] = wins.mean
             said[arm] = f"{percent(wins.mean)}{at_like}"
     if not said:
         return "Not measured: these evaluations know no win rate against the SFT policy."
-    return f"Answers that beat the SFT policy's, by {by}: {grouped(said)}. Half is no better."
+    best_first = {arm: said[arm] for arm in sorted(said, key=lambda arm: -shares[arm])}
+    return f"Answers that beat the SFT policy's, by {by}: {grouped(best_first)}. Half is no better."
 
 
 def _overoptimised(comparison: Comparison) -> str:
@@ -302,8 +304,11 @@ def _overoptimised(comparison: Comparison) -> str:
     count = len(alarms(comparison))
     more = f" PPO's own looks found {count} thing{'s' if count != 1 else ''} to look at." if count else ""
     if fell:
-        names = ", ".join(f"“{arm}”" for arm in fell)
-        return f"Yes, as far as the {held_against.name} tells: it fell while the RM score rose in {names}.{more}"
+        names, others = ", ".join(f"“{arm}”" for arm in fell), len(comparison.arms) - len(fell)
+        beside = f", and in no other of {len(comparison.arms)} arms" if others else ""
+        return (
+            f"Yes, as far as the {held_against.name} tells: it fell while the RM score rose in {names}{beside}.{more}"
+        )
     return f"Not seen: in no arm did the {held_against.name} fall by more than noise while the RM score rose.{more}"
 
 
