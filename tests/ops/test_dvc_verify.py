@@ -77,7 +77,8 @@ def test_a_recorded_pipeline_comes_out_with_the_same_bytes(project: Path) -> Non
     assert {verdict["status"] for verdict in verdicts.values()} == {"same bytes"}
     assert set(verdicts) == {path.stem for path in Path("pipeline").glob("*.json")} - {"machines"}
     assert f"{len(verdicts)} same bytes, 0 within tolerances, 0 differs" in text
-    assert not Path("store").exists()  # in a store of its own, which is gone
+    # in a store of its own, which is gone; here there is at most the memory of what the data hash to
+    assert not list(Path("store").glob("[!.]*"))
 
 
 def test_some_nodes_and_what_they_need_in_a_store_that_stays(project: Path) -> None:
