@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from inverse_alignment.report import analysis
 from inverse_alignment.report.analysis import grouped, number, percent
-from inverse_alignment.report.comparison import Comparison, Evaluation, Run
+from inverse_alignment.report.comparison import Comparison, Evaluation
 
 if TYPE_CHECKING:
     from inverse_alignment.maths.bootstrap import Interval
@@ -22,7 +22,7 @@ ENOUGH_SEEDS = 5
 """With fewer, a bootstrap over seeds has so few different draws that its intervals are too narrow."""
 RESAMPLES, SEED = 2000, 0
 MOST_SAID = 3
-"""Arms that the sentence names for being best; those that are worse beyond doubt are named besides."""
+"""Arms that the sentence names for being best; those whose interval lies below 0 are named besides."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,13 @@ def _finals(comparison: Comparison, against: str) -> list[Evaluation]:
 
 
 def _over_prompts(comparison: Comparison, arm: str, against: str) -> Gain | None:
-    """Of one seed: the mean over prompts that both have answered."""
+    """Of one seed: the mean over prompts, which have to be the same for both."""
     import torch
 
     from inverse_alignment.maths.bootstrap import mean_interval
 
     (run,), (start,) = comparison.of_arm(arm), comparison.starts
-    other = start.worth if against == SFT else _only(comparison.of_arm(against)).worth
+    other = start.worth if against == SFT else comparison.of_arm(against)[0].worth
     if not run.worth or run.worth.keys() != other.keys():
         return None
     difference = torch.tensor([run.worth[key] - other[key] for key in run.worth], dtype=torch.float64)
@@ -120,13 +120,8 @@ def _over_prompts(comparison: Comparison, arm: str, against: str) -> Gain | None
     )
 
 
-def _only(runs: Sequence[Run]) -> Run:
-    (run,) = runs
-    return run
-
-
 def _said(gains: Sequence[Gain]) -> str:
-    """The best, and all others that are worse beyond doubt; the table has the rest."""
+    """The best, and all others whose interval lies below 0; the table has the rest."""
     if len(gains) <= MOST_SAID + 1:
         return grouped({gain.arm: between(gain.gain) for gain in gains})
     rest = gains[MOST_SAID:]
