@@ -139,8 +139,9 @@ def _pairs(columns: Columns, chosen: str, rejected: str) -> Recognised:
     layout = f"preferences, {style}, implicit prompt"
     if columns.shapes[chosen] == "chat":
         return Recognised(layout, draft, notes)
-    if _begin_alike(columns.values[chosen], columns.values[rejected]):
-        notes += tuple(_inside_words(columns.values[chosen], columns.values[rejected]))
+    texts = _both_texts(columns.values[chosen], columns.values[rejected])
+    if _begin_alike(texts):
+        notes += tuple(_inside_words(texts))
         return Recognised(layout, {**draft, "columns": {"prompt": None, **draft.get("columns", {})}}, notes)
     return Recognised(
         "pairs of answers without a prompt",
@@ -149,20 +150,23 @@ def _pairs(columns: Columns, chosen: str, rejected: str) -> Recognised:
     )
 
 
-def _begin_alike(chosen: Sequence[Any], rejected: Sequence[Any]) -> bool:
+def _both_texts(chosen: Sequence[Any], rejected: Sequence[Any]) -> list[tuple[str, str]]:
+    """The pairs of which neither answer is a list of messages."""
+    pairs = zip(chosen, rejected, strict=False)
+    return [(one, other) for one, other in pairs if isinstance(one, str) and isinstance(other, str)]
+
+
+def _begin_alike(pairs: Sequence[tuple[str, str]]) -> bool:
     """Whether most pairs of texts begin with the same words."""
     return most(
-        [
-            (one.split(maxsplit=3)[:3], other.split(maxsplit=3)[:3])
-            for one, other in zip(chosen, rejected, strict=False)
-        ],
+        [(one.split(maxsplit=3)[:3], other.split(maxsplit=3)[:3]) for one, other in pairs],
         lambda pair: pair[0] and pair[0] == pair[1],
     )
 
 
-def _inside_words(chosen: Sequence[Any], rejected: Sequence[Any]) -> Iterator[str]:
+def _inside_words(pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
     """Answers whose first word began in what both share, which is taken for the prompt."""
-    pairs = [(one, other) for one, other in zip(chosen, rejected, strict=False) if one != other]
+    pairs = [(one, other) for one, other in pairs if one != other]
     cut = sum(_parts_inside_a_word(one, other) for one, other in pairs)
     if cut:
         yield (

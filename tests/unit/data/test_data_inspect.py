@@ -511,6 +511,11 @@ def test_whatever_rows_hold_they_are_described_and_a_suggested_source_reads_them
         assert len(reads(found)) == found.statistics["used"] > 0
 
 
+def test_an_answer_in_text_beside_one_in_messages_has_no_prompt_to_share(tmp_path):
+    found = look(tmp_path, {"chosen": "", "rejected": [{"role": "", "content": "", "from": "", "value": ""}]})
+    assert found.source is None and "share no beginning" in str(found.obstacle)
+
+
 # several files
 
 
