@@ -232,10 +232,11 @@ def grouped(texts: Mapping[str, str]) -> str:
     arms: dict[str, list[str]] = {}
     for arm, text in texts.items():
         arms.setdefault(text, []).append(f"“{arm}”")
-    return "; ".join(f"{_listed(names)} {text}" for text, names in arms.items())
+    return "; ".join(f"{listed(names)} {text}" for text, names in arms.items())
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

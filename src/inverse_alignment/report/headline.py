@@ -13,15 +13,19 @@ from inverse_alignment.report.analysis import (
     by_source,
     difference,
     finals,
+    listed,
     mean_of,
     number,
     percent,
     seeds_label,
     with_sd,
 )
+from inverse_alignment.report.certainty import gain_of
 from inverse_alignment.report.comparison import Comparison
 from inverse_alignment.report.costs import equal_kl, gold_at
 
+MOST_RIVALS = 3
+"""Arms that the verdict names."""
 ALIKE_KL = 0.05
 """Nats between the ends of arms below which they have gone equally far."""
 ONE_SEED = "1 seed: no interval across seeds; differences may be noise."
@@ -50,10 +54,22 @@ def _with_gold(comparison: Comparison) -> Headline:
     if len(comparison.arms) > 1 and len(finished) == 1:
         verdict = f"All arms end with the same gold reward, {with_sd(gold)} at {with_sd(kl, 1)} nats of KL to SFT."
     else:
-        verdict = f"“{best}” ends with the highest gold reward, {with_sd(gold)} at {with_sd(kl, 1)} nats of KL to SFT."
+        verdict = (
+            f"“{best}” ends with the highest gold reward, {with_sd(gold)} at {with_sd(kl, 1)} nats of KL to "
+            f"SFT{_rivals(comparison, best)}."
+        )
     findings = [f"The SFT policy all arms start from has gold reward {with_sd(start)}."] if start else []
     findings += [*_at_equal_kl(comparison), *_refresh_findings(comparison), *_audit_finding(comparison)]
     return Headline(verdict, tuple(findings), _caveat(comparison))
+
+
+def _rivals(comparison: Comparison, best: str) -> str:
+    """The arms that the best one is not shown to be better than: the interval of its gain over them holds 0."""
+    gains = {arm: gain_of(comparison, best, arm) for arm in comparison.arms if arm != best}
+    rivals = [f"“{arm}”" for arm, gain in gains.items() if gain is not None and gain.gain.low <= 0]
+    if not rivals:
+        return ""
+    return f", not told apart from {listed(rivals) if len(rivals) <= MOST_RIVALS else f'{len(rivals)} others'}"
 
 
 def _at_equal_kl(comparison: Comparison) -> list[str]:

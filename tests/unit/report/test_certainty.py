@@ -12,6 +12,7 @@ from inverse_alignment.report.analysis import grouped
 from inverse_alignment.report.certainty import SFT, baselines, gain_of, gains
 from inverse_alignment.report.collect import collect
 from inverse_alignment.report.comparison import Comparison
+from inverse_alignment.report.headline import headline
 from inverse_alignment.report.page import render
 from tests.unit.report import synthetic
 
@@ -119,3 +120,17 @@ def test_nothing_is_known_without_gold(tmp_path):
 def test_the_same_is_said_once():
     assert grouped({"a": "x", "b": "x", "c": "y", "d": "x"}) == "“a”, “b” and “d” x; “c” y"
     assert grouped({}) == ""
+
+
+def test_the_verdict_names_the_arms_that_the_best_is_not_told_from(five):
+    clear = with_gold(
+        five,
+        start=[0.0] * 5,
+        none=[1.0, 1.1, 1.2, 1.3, 1.4],
+        random=[1.5, 1.0, 1.3, 1.2, 1.35],
+        similarity=[0.1] * 5,
+    )
+    verdict = headline(clear).verdict
+    assert verdict.startswith("“random” ends with the highest") and verdict.endswith("not told apart from “none”.")
+    best = with_gold(five, start=[0.0] * 5, none=[2.0] * 5, random=[1.0] * 5, similarity=[0.5] * 5)
+    assert "told apart" not in headline(best).verdict
