@@ -12,7 +12,6 @@ import json
 import multiprocessing
 import os
 import queue
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -112,7 +111,7 @@ def _jobs(units: Sequence[Unit], chosen: Sequence[Arm], options: argparse.Namesp
 
 def _run_all(jobs: Sequence[Job], folder: Path, rows: Path, processes: int) -> int:
     """Run jobs in worker processes and append their rows; how many units failed."""
-    left, commit = sum(len(job.arms) for job in jobs), _commit()
+    left, commit = sum(len(job.arms) for job in jobs), table.commit()
     print(f"{left} runs in {len(jobs)} units to do", flush=True)
     context = multiprocessing.get_context("spawn")
     todo: Any = context.Queue()
@@ -141,12 +140,6 @@ def _run_all(jobs: Sequence[Job], folder: Path, rows: Path, processes: int) -> i
         else:
             ended += 1
     return failed
-
-
-def _commit() -> str:
-    """The commit that is checked out."""
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _progress(row: Row, done: int, total: int, seconds: float) -> str:

@@ -14,7 +14,6 @@ import json
 import math
 import shutil
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,15 +21,15 @@ from typing import Any
 
 from scipy.stats import t as student
 
+from benchmarks.bakeoff import rows as table_rows
 from benchmarks.direct import study, toy
-from inverse_alignment.core.artifact import canonical_json, sha256_text
-from inverse_alignment.core.fingerprint import code_digest
-from inverse_alignment.stages.registry import STAGES
 
 ROWS = study.ROOT / "docs" / "results" / "direct" / "rows.jsonl"
 FIGURE = study.ROOT / "docs" / "results" / "direct" / "toy.svg"
 SEEDS, QUICK_SEEDS, TOY_SEEDS = 5, 2, 10
 TOY_KL = 0.5
+STUDIED = ("sft", "reward_model", "direct", "ppo", "evaluate", "select")
+"""The stages whose code rows are of."""
 
 
 def main() -> int:
@@ -74,9 +73,8 @@ def main() -> int:
 
 def row_of(seed: int, methods: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
     """A seed's row: the one there is of this code and these methods, or a new one."""
-    code = digest_of(study.plan())
-    known = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if arguments.rows.exists() else []
-    for row in known:
+    code = table_rows.digest_of(STUDIED, study.plan())
+    for row in table_rows.read(arguments.rows):
         if row["seed"] == seed and row["code"] == code and set(methods) <= row["found"].keys():
             print(f"seed {seed}: from {arguments.rows}, commit {row['commit']}", file=sys.stderr)
             return dict(row)
@@ -84,23 +82,9 @@ def row_of(seed: int, methods: Sequence[str], arguments: argparse.Namespace) -> 
     folder = arguments.folder / f"s{seed}"
     found = study.run(seed, methods, folder)
     shutil.rmtree(folder)
-    row = {"seed": seed, "code": code, "commit": commit(), "found": found}
-    arguments.rows.parent.mkdir(parents=True, exist_ok=True)
-    with arguments.rows.open("a") as file:
-        file.write(json.dumps(row, sort_keys=True) + "\n")
+    row = {"seed": seed, "code": code, "commit": table_rows.commit(), "found": found}
+    table_rows.append(arguments.rows, row)
     return row
-
-
-def digest_of(settings: Any) -> str:
-    """Of the code of all stages that a study runs, and its settings: rows of another digest are of something else."""
-    reached = [code_digest(STAGES[stage].module) for stage in ("sft", "direct", "ppo", "evaluate", "select")]
-    return sha256_text(canonical_json({"stages": reached, "plan": settings}))[:16]
-
-
-def commit() -> str:
-    """The commit that is checked out."""
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip()
 
 
 def described(name: str, rows: Sequence[dict[str, Any]], leaks: dict[str, list[list[toy.Mass]]]) -> dict[str, Any]:

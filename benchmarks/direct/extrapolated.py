@@ -7,7 +7,6 @@ is asked again on test prompts, where its gold stands beside that of θ_1.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -18,8 +17,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.bakeoff.rows import asked, by_seed, digest_of
 from benchmarks.direct import study
-from benchmarks.direct.__main__ import SEEDS, cell, commit, digest_of, interval
+from benchmarks.direct.__main__ import SEEDS, STUDIED, cell, interval
 from flows.direct import arm as one_arm
 from flows.inverse_alignment import shared_data, shared_start
 from inverse_alignment.core.records import Prompt
@@ -44,34 +44,10 @@ SHARES = {"train": 0.55, "validation": 0.05, "gate": 0.0, "test": 0.2, "audit": 
 
 def main() -> int:
     """Parse the command line, run what is missing, print and write."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.direct.extrapolated",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--json", type=Path, required=True, help="file to write the result to")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds from 0 on ({SEEDS})")
-    parser.add_argument("--folder", type=Path, default=study.ROOT / "artifacts" / "extrapolated", help="scratch")
-    parser.add_argument("--rows", type=Path, default=ROWS, help="results file; a seed that it has is not run again")
-    arguments = parser.parse_args()
-    known = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if arguments.rows.exists() else []
-    code = digest_of([study.plan(), ALPHAS, VALIDATION_SAMPLES, SHARES])
-    rows = {row["seed"]: row for row in known if row["code"] == code}
-    for seed in range(arguments.seeds):
-        if seed not in rows:
-            print(f"seed {seed}", file=sys.stderr)
-            rows[seed] = {
-                "seed": seed,
-                "code": code,
-                "commit": commit(),
-                "found": run(seed, arguments.folder / f"s{seed}"),
-            }
-            arguments.rows.parent.mkdir(parents=True, exist_ok=True)
-            with arguments.rows.open("a") as file:
-                file.write(json.dumps(rows[seed], sort_keys=True) + "\n")
-    wanted = [rows[seed]["found"] for seed in range(arguments.seeds)]
+    given = asked("benchmarks.direct.extrapolated", __doc__, SEEDS, study.ROOT / "artifacts" / "extrapolated", ROWS)
+    wanted = by_seed(given, digest_of(STUDIED, [study.plan(), ALPHAS, VALIDATION_SAMPLES, SHARES]), run)
     result = {name: described([row[name] for row in wanted]) for name in METHODS}
-    arguments.json.write_text(json.dumps(result, indent=1))
+    given.json.write_text(json.dumps(result, indent=1))
     print(table(result))
     return 0
 
@@ -97,15 +73,15 @@ def run(seed: int, folder: Path) -> dict[str, Any]:
         judge = Path(start.audit.part("model").uri)
         score = load_calibrated(judge, torch.device("cpu"), models.reward.context, config.runtime.scoring_rows)
         sft, preferences = Path(start.sft.part("policy").uri), Path(start.preferences.uri)
+        prompts: dict[str, list[Prompt]] = {
+            split: choose_prompts(read_prompts(preferences, split), evaluation.prompts, seed)
+            for split in ("validation", "test")
+        }
+        given = (score, gold_reward, config.runtime.device, lambda done, total, unit: None)
         for name in METHODS:
             (end,) = one_arm(config, name, seed, start)
             first = Path(end.optimised.part("policy").uri)
-            given = (score, gold_reward, config.runtime.device, lambda done, total, unit: None)
             tried = partial(try_alphas, first, sft)
-            prompts: dict[str, list[Prompt]] = {
-                split: choose_prompts(read_prompts(preferences, split), evaluation.prompts, seed)
-                for split in ("validation", "test")
-            }
             searched = tried(ALPHAS, ask(prompts["validation"], VALIDATION_SAMPLES, seed), sampling, *given)
             alpha = best(searched).alpha
             ends = tried([0.0, alpha], ask(prompts["test"], evaluation.samples, seed), sampling, *given)

@@ -7,7 +7,6 @@ to come out: it is looked at, and docs/results/overoptimisation.md says what was
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import statistics
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.direct.__main__ import commit, digest_of
+from benchmarks.bakeoff.rows import ROOT, asked, by_seed, digest_of
 from benchmarks.overoptimisation.__main__ import shown
 from flows.inverse_alignment import inverse_alignment, shared_data, shared_start
 from inverse_alignment.config import PipelineConfig, merge, read_yaml, validate
@@ -31,9 +30,10 @@ from inverse_alignment.world.text import WorldConfig, write_dataset
 from tasks.run_stage import Execute, driving
 from tasks.stages import sft as make_sft
 
-ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "docs" / "results" / "overoptimisation" / "text.jsonl"
 SEEDS, STEPS = 5, 40
+STUDIED = ("sft", "reward_model", "ppo", "evaluate")
+"""The stages whose code rows are of."""
 SIZES = {100: 8, 400: 4, 1600: 2, 6400: 1}
 """Comparisons that a reward model learns from, and how often it sees them."""
 SHARES = {"train": 0.75, "validation": 0.05, "gate": 0.05, "test": 0.15, "audit": 0.0}
@@ -63,34 +63,10 @@ SETTINGS: dict[str, Any] = {
 
 def main() -> int:
     """Parse the command line, run what is missing, fit, print and write."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.overoptimisation.text",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--json", type=Path, required=True, help="file to write the result to")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds from 0 on ({SEEDS})")
-    parser.add_argument("--folder", type=Path, default=ROOT / "artifacts" / "overoptimisation", help="scratch")
-    parser.add_argument("--rows", type=Path, default=ROWS, help="results file; a seed that it has is not run again")
-    arguments = parser.parse_args()
+    given = asked("benchmarks.overoptimisation.text", __doc__, SEEDS, ROOT / "artifacts" / "overoptimisation", ROWS)
     torch.set_num_threads(1)
-    known = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if arguments.rows.exists() else []
-    code = digest_of([SETTINGS, list(SIZES.items()), WORLD])
-    rows = {row["seed"]: row for row in known if row["code"] == code}
-    for seed in range(arguments.seeds):
-        if seed not in rows:
-            print(f"seed {seed}", file=sys.stderr)
-            rows[seed] = {
-                "seed": seed,
-                "code": code,
-                "commit": commit(),
-                "found": run(seed, arguments.folder / f"s{seed}"),
-            }
-            arguments.rows.parent.mkdir(parents=True, exist_ok=True)
-            with arguments.rows.open("a") as file:
-                file.write(json.dumps(rows[seed], sort_keys=True) + "\n")
-    result = measure([rows[seed]["found"] for seed in range(arguments.seeds)])
-    arguments.json.write_text(json.dumps(result, indent=1))
+    result = measure(by_seed(given, digest_of(STUDIED, [SETTINGS, list(SIZES.items()), WORLD]), run))
+    given.json.write_text(json.dumps(result, indent=1))
     print(table(result))
     return 0
 
@@ -168,7 +144,8 @@ def measure(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 alone = fit_curve(policy_terms(far), gained, np.arange(len(far)), policy_peak, 0, resamples=1)
                 single.append((size, seed, alone.a.mean, alone.b.mean))
         best = [float(gained.max()) for gained in gold]
-        back += [(size, seed, back_at(path)) for seed, path in enumerate(paths)]
+        until = [back_at(path) for path in paths]
+        back += [(size, seed, kl) for seed, kl in enumerate(until)]
         sizes.append(
             {
                 "comparisons": size,
@@ -177,7 +154,7 @@ def measure(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "b": list(fit.b),
                 "residual": fit.residual,
                 "highest_gain": statistics.fmean(best),
-                "kl_back": statistics.median(back_at(path) for path in paths),
+                "kl_back": statistics.median(until),
                 "last_gain": statistics.fmean(float(gained[-3:].mean()) for gained in gold),
                 "last_kl": statistics.fmean(float(path[-1, 0]) for path in paths),
             }

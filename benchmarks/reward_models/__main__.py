@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -86,7 +85,7 @@ def _options() -> argparse.Namespace:
 def _run(options: argparse.Namespace, sizes: Sizes, code: str) -> None:
     from benchmarks.reward_models.work import run
 
-    commit, began = _commit(), time.monotonic()
+    commit, began = table.commit(), time.monotonic()
     names = [BASELINE, *(options.methods or METHODS)]
     for unit in (Unit(data, seed) for seed in options.seeds for data in options.sets):
         wanted = [*names, *(POLICIES if options.ppo and unit.data == WORLD else ())]
@@ -105,12 +104,6 @@ def missing(rows: list[table.Row], unit: Unit, names: Sequence[str], sizes: Size
     """The methods of a unit that no row of this code and these settings is of."""
     done = {(analysis.key_of(row), row["code"], row["config"]) for row in rows}
     return [name for name in names if ((*unit, name), code, digest_of(sizes, name)) not in done]
-
-
-def _commit() -> str:
-    """The commit that is checked out."""
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """The study of direct methods: gains are paired by seed, and the SFT policy is a base like any other."""
 
+from argparse import Namespace
+
 import pytest
 
+from benchmarks.bakeoff import rows as rows_file
 from benchmarks.direct import extrapolated, study
 from benchmarks.direct.__main__ import described, interval
 
@@ -38,3 +41,19 @@ def test_extrapolation_is_held_against_the_policy_as_it_is():
     assert result["searched"]["1"]["gold"] == pytest.approx(interval([-1.0, -2.0]))
     assert result["searched"]["1"]["rm"] == pytest.approx(interval([0.5, 0.5])) and result["searched"]["1"]["kl"] == 4.0
     assert "| `dpo` | 1, 1 | 0, 0 | 1.0 | 5.0 |" in extrapolated.table({"dpo": result})
+
+
+def test_a_seed_is_run_once_and_again_where_its_row_is_of_other_code(tmp_path):
+    path, ran = tmp_path / "rows.jsonl", []
+
+    def run(seed, folder):
+        ran.append((seed, folder.name))
+        return {"value": 10 * seed}
+
+    given = Namespace(rows=path, seeds=2, folder=tmp_path)
+    assert rows_file.by_seed(given, "a", run) == [{"value": 0}, {"value": 10}]
+    path.write_bytes(path.read_bytes()[:-5])  # the last row is cut short
+    assert rows_file.by_seed(given, "a", run) == [{"value": 0}, {"value": 10}]
+    assert ran == [(0, "s0"), (1, "s1"), (1, "s1")]
+    rows_file.by_seed(given, "b", run)
+    assert len(ran) == 5 and {row["code"] for row in rows_file.read(path)} == {"a", "b"}

@@ -12,7 +12,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import subprocess
 import sys
 import time
 import traceback
@@ -143,7 +142,7 @@ def _jobs(
 
 def _run_all(jobs: Sequence[Job], options: argparse.Namespace) -> int:
     """Run jobs in worker processes and append their rows; how many failed."""
-    commit, began, failed = _commit(), time.monotonic(), 0
+    commit, began, failed = table.commit(), time.monotonic(), 0
     print(f"{sum(len(job.selectors) for job in jobs)} rows in {len(jobs)} units to do", flush=True)
     workers = ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn"))
     with workers:
@@ -160,12 +159,6 @@ def _run_all(jobs: Sequence[Job], options: argparse.Namespace) -> int:
                 table.append(options.rows, {**row, "commit": commit})
             print(f"{done}/{len(jobs)} {unit.target}, seed {unit.seed}: {time.monotonic() - began:.0f} s", flush=True)
     return failed
-
-
-def _commit() -> str:
-    """The commit that is checked out."""
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":
