@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from inverse_alignment.report import analysis, certainty, costs, figures, mismatch
-from inverse_alignment.report.analysis import finals, grouped, mean_of, number, percent, with_sd
+from inverse_alignment.report.analysis import finals, listed, mean_of, number, percent, with_sd
 from inverse_alignment.report.comparison import Comparison, Evaluation, Gate, Node, Sample, Stratum
 from inverse_alignment.report.headline import headline
 from inverse_alignment.report.table import accuracy_cell, gate_cell, gate_decision
@@ -41,7 +41,10 @@ def render(comparison: Comparison, taken: Mapping[tuple[str, int], costs.Spent] 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    curves, one_model = mismatch.curves(comparison), analysis.one_reward_model(analysis.by_source(comparison))
+    curves, of_source = mismatch.curves(comparison), analysis.by_source(comparison)
+    one_model = analysis.one_reward_model(of_source)
+    rated = comparison.arms[:1] if one_model else comparison.arms
+    idle = [f"“{arm}”" for arm in comparison.arms if not comparison.selects(arm)]
     environment.filters.update(number=number, percent=percent, svg=Markup)
     return environment.get_template("report.html.jinja").render(
         c=comparison,
@@ -80,10 +83,10 @@ def render(comparison: Comparison, taken: Mapping[tuple[str, int], costs.Spent] 
         selecting=any(map(comparison.selects, comparison.arms)),
         trained=not all(map(comparison.is_direct, comparison.arms)),
         some_direct=any(map(comparison.is_direct, comparison.arms)),
-        select_nothing=grouped({arm: "" for arm in comparison.arms if not comparison.selects(arm)}).strip(),
+        select_nothing=listed(idle) if idle else "",
         strata=_strata_rows(comparison),
-        sources=_source_rows(comparison),
-        every_source=_all_sources(comparison),
+        sources=_source_rows(of_source, len(rated)),
+        every_source=_all_sources(comparison, rated),
         source_arms=("every arm",) if one_model else comparison.arms,
         one_model=one_model,
         small_group=analysis.SMALL_GROUP,
@@ -408,10 +411,8 @@ class SourceRow:
     arms: tuple[str, ...]
 
 
-def _source_rows(comparison: Comparison) -> list[SourceRow]:
-    """One cell for all arms where they have one reward model."""
-    rows = analysis.by_source(comparison)
-    shown = 1 if analysis.one_reward_model(rows) else len(comparison.arms)
+def _source_rows(rows: Sequence[analysis.SourceShare], shown: int) -> list[SourceRow]:
+    """With the cells of the first few arms: of one where all have one reward model."""
     return [
         SourceRow(
             row.source,
@@ -424,11 +425,10 @@ def _source_rows(comparison: Comparison) -> list[SourceRow]:
     ]
 
 
-def _all_sources(comparison: Comparison) -> SourceRow:
+def _all_sources(comparison: Comparison, rated: Sequence[str]) -> SourceRow:
     """The whole test split: below, a pair counts for both of its writers."""
     last = comparison.runs[0].final
-    arms = comparison.arms[:1] if analysis.one_reward_model(analysis.by_source(comparison)) else comparison.arms
-    accuracies = [finals(comparison, arm, attrgetter("offline_accuracy")) for arm in arms]
+    accuracies = [finals(comparison, arm, attrgetter("offline_accuracy")) for arm in rated]
     return SourceRow(
         "all pairs",
         number(None) if last.offline_pairs is None else f"{last.offline_pairs:,}",
